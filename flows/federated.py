@@ -49,7 +49,15 @@ from backends.links import Link
 from flows._comparison import Comparison, Figure, Way, over_seeds
 from flows._federated.circuits import on_qpu
 from flows._federated.coordinator import Coordinator
-from flows._federated.models import Noise, Training, correct, fitted, initial, noise_for, trained
+from flows._federated.models import (
+    PrivacyNoise,
+    SiteTraining,
+    correct,
+    fitted,
+    initial,
+    noise_for,
+    trained,
+)
 from flows._federated.patients import (
     QUBIT_FEATURES,
     Patients,
@@ -83,7 +91,7 @@ class Federation:
 
 
 @classical
-def federate(federation: Federation, training: Training, rounds: int) -> dict[str, Any]:
+def federate(federation: Federation, training: SiteTraining, rounds: int) -> dict[str, Any]:
     """Train a model over the sites, and test it there; only sums come back."""
     links = {name: Link.from_plain(one) for name, one in federation.links.items()}
     # Masks are of this call alone; they leave the sums as they are.
@@ -121,7 +129,7 @@ def federate(federation: Federation, training: Training, rounds: int) -> dict[st
 
 
 @classical
-def references(hospitals: Sequence[Patients], training: Training) -> dict[str, float]:
+def references(hospitals: Sequence[Patients], training: SiteTraining) -> dict[str, float]:
     """Fit the regression to all patients together, and to each hospital's own; test on all."""
     splits = [one.split(training.seed) for one in hospitals]
     test = joined([one.test for one in splits])
@@ -139,7 +147,7 @@ def references(hospitals: Sequence[Patients], training: Training) -> dict[str, f
 
 @quantum
 def reference_circuits(
-    qpu: Qpu, hospitals: Sequence[Patients], training: Training, shots: int
+    qpu: Qpu, hospitals: Sequence[Patients], training: SiteTraining, shots: int
 ) -> dict[str, float]:
     """Train the circuit on all patients together, and on each hospital's own; test on all."""
     splits = [one.split(training.seed) for one in hospitals]
@@ -165,7 +173,7 @@ class _Inputs:
     hospitals: tuple[Patients, ...]
     texts: Mapping[str, str]  # of the files of sites that are started here
     sites: tuple[str, ...]  # links to sites that others started
-    noise: Mapping[str, Noise]  # by model
+    noise: Mapping[str, PrivacyNoise]  # by model
 
 
 def _checked(given: Mapping[str, Any]) -> _Inputs:
@@ -203,14 +211,14 @@ def _checked(given: Mapping[str, Any]) -> _Inputs:
     return _Inputs(hospitals=hospitals, texts=texts, sites=(), noise=noise)
 
 
-def _noise(epsilon: float, rounds: int, steps: int) -> dict[str, Noise]:
+def _noise(epsilon: float, rounds: int, steps: int) -> dict[str, PrivacyNoise]:
     return {
         "logistic": noise_for(epsilon, rounds * _LOGISTIC_STEPS),
         "circuit": noise_for(epsilon, rounds * steps),
     }
 
 
-def _far(given: Mapping[str, Any], noise: Mapping[str, Noise]) -> _Inputs:
+def _far(given: Mapping[str, Any], noise: Mapping[str, PrivacyNoise]) -> _Inputs:
     if given["data"] is not None:
         raise InputError("data and sites were given; the data of sites stay where they are")
     sites = tuple(one.strip() for one in given["sites"].split(",") if one.strip())
@@ -270,7 +278,7 @@ def federated(
     inputs = _checked(locals())
     trainings = [
         {
-            "logistic": Training(
+            "logistic": SiteTraining(
                 model="logistic",
                 seed=seed + number,
                 round=0,
@@ -278,7 +286,7 @@ def federated(
                 rate=_RATES["logistic"],
                 noise=inputs.noise.get("logistic"),
             ),
-            "circuit": Training(
+            "circuit": SiteTraining(
                 model="circuit",
                 seed=seed + number,
                 round=0,

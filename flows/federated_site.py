@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from backends.links import LinkError
 from flows._federated.masking import MaskingError
-from flows._federated.models import Circuit, Training, correct, fitted, trained
+from flows._federated.models import Circuit, SiteTraining, correct, fitted, trained
 from flows._federated.patients import Patients, read
 from flows._inputs import InputError, require_extra
 from orchestrator.config.errors import ConfigError
@@ -51,7 +51,7 @@ class SiteWork:
     def __call__(self, task: Mapping[str, Any]) -> NDArray[np.float64]:
         """Return the vector of a task. Raises ``MaskingError`` for a task that is none."""
         kind = task.get("kind")
-        training = Training.from_plain(task["training"])
+        training = SiteTraining.from_plain(task["training"])
         if not 0 < training.steps <= _MOST_STEPS:
             raise MaskingError(f"{training.steps} steps; expected 1 to {_MOST_STEPS}")
         split = self._patients.split(training.seed)
@@ -73,7 +73,7 @@ class SiteWork:
         hits = correct(weights, split.test, training, circuit)
         return np.array([np.count_nonzero(hits), len(hits)], dtype=float)
 
-    def _circuit(self, training: Training, shots: int) -> Circuit | None:
+    def _circuit(self, training: SiteTraining, shots: int) -> Circuit | None:
         if training.model != "circuit":
             return None
         key = (training.qubits, training.layers, shots)
@@ -81,7 +81,7 @@ class SiteWork:
             self._known[key] = self._circuits(*key)
         return self._known[key]
 
-    def _noise(self, training: Training) -> np.random.Generator:
+    def _noise(self, training: SiteTraining) -> np.random.Generator:
         if self._noise_seed is None:
             return np.random.default_rng()
         name = self._patients.hospital.encode()

@@ -19,9 +19,9 @@ from backends.links import Link, LinkError, LinkFacts
 from backends.links.streams import BASE_URL, LinkDialer, link_transport
 from flows._federated.masking import (
     MaskingError,
+    bytes_of,
     checked_certificate,
     decoded,
-    from_base64,
     mask,
     verify,
 )
@@ -168,10 +168,10 @@ class Coordinator:
         (size,) = sizes
         total = np.zeros(size, dtype=np.uint64)
         for site in left:
-            total = total + words[site] - mask(from_base64(str(revealed[site].get("own"))), size)
+            total = total + words[site] - mask(bytes_of(str(revealed[site].get("own"))), size)
             for other in members:
                 if other not in words:
-                    seed = from_base64(str(revealed[site].get("gone", {}).get(other)))
+                    seed = bytes_of(str(revealed[site].get("gone", {}).get(other)))
                     total = total - pair_mask(seed, size, site, other)
         return decoded(total)
 
@@ -250,7 +250,7 @@ class Coordinator:
             sent = str(stated.get("masked"))
             statement = masked_statement(self.federation, number, site, sent)
             verify(self._certificate(site, keys), statement, str(stated.get("signature")))
-            data = from_base64(sent)
+            data = bytes_of(sent)
             if not data or len(data) % 8:
                 raise MaskingError(f"{site} sent {len(data)} bytes; expected words of 8")
             return np.frombuffer(data, dtype="<u8").astype(np.uint64)

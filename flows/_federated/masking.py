@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 __all__ = [
     "MaskingError",
     "RoundKeys",
+    "bytes_of",
     "canonical",
     "checked_certificate",
     "decoded",
     "digest",
     "encoded",
-    "from_base64",
     "mask",
     "new_seed",
     "signature",
-    "to_base64",
+    "text_of",
     "verify",
 ]
 
@@ -59,8 +59,8 @@ class RoundKeys:
     def public(self) -> dict[str, str]:
         """Return the public halves."""
         return {
-            "x25519": to_base64(self._x25519.public_key().public_bytes_raw()),
-            "mlkem768": to_base64(self._mlkem.public_key().public_bytes_raw()),
+            "x25519": text_of(self._x25519.public_key().public_bytes_raw()),
+            "mlkem768": text_of(self._mlkem.public_key().public_bytes_raw()),
         }
 
     def seal(self, peer: Mapping[str, str]) -> tuple[bytes, str]:
@@ -68,16 +68,16 @@ class RoundKeys:
         from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
 
         try:
-            key = MLKEM768PublicKey.from_public_bytes(from_base64(peer["mlkem768"]))
+            key = MLKEM768PublicKey.from_public_bytes(bytes_of(peer["mlkem768"]))
         except (KeyError, ValueError):
             raise MaskingError("a peer's ML-KEM key is none") from None
         secret, ciphertext = key.encapsulate()
-        return secret, to_base64(ciphertext)
+        return secret, text_of(ciphertext)
 
     def opened(self, ciphertext: str) -> bytes:
         """Return the secret that a peer sealed."""
         try:
-            return bytes(self._mlkem.decapsulate(from_base64(ciphertext)))
+            return bytes(self._mlkem.decapsulate(bytes_of(ciphertext)))
         except ValueError:
             raise MaskingError("a sealed secret is none") from None
 
@@ -88,7 +88,7 @@ class RoundKeys:
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
         try:
-            other = X25519PublicKey.from_public_bytes(from_base64(peer["x25519"]))
+            other = X25519PublicKey.from_public_bytes(bytes_of(peer["x25519"]))
             exchanged = self._x25519.exchange(other)
         except (KeyError, ValueError):
             raise MaskingError("a peer's X25519 key is none") from None
@@ -138,7 +138,7 @@ def signature(key: ec.EllipticCurvePrivateKey, statement: Mapping[str, Any]) -> 
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.hashes import SHA256
 
-    return to_base64(key.sign(canonical(statement), ec.ECDSA(SHA256())))
+    return text_of(key.sign(canonical(statement), ec.ECDSA(SHA256())))
 
 
 def verify(certificate: x509.Certificate, statement: Mapping[str, Any], signed: str) -> None:
@@ -151,7 +151,7 @@ def verify(certificate: x509.Certificate, statement: Mapping[str, Any], signed: 
     try:
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise InvalidSignature
-        key.verify(from_base64(signed), canonical(statement), ec.ECDSA(SHA256()))
+        key.verify(bytes_of(signed), canonical(statement), ec.ECDSA(SHA256()))
     except InvalidSignature:
         raise MaskingError(
             f"round {statement.get('round')!r:.20}: not signed by the site that it is said to be of"
@@ -179,12 +179,12 @@ def checked_certificate(
     return found
 
 
-def to_base64(data: bytes) -> str:
+def text_of(data: bytes) -> str:
     """Return bytes as text."""
     return b64encode(data).decode()
 
 
-def from_base64(text: str) -> bytes:
+def bytes_of(text: str) -> bytes:
     """Return the bytes of a text. Raises `MaskingError`."""
     try:
         return b64decode(text, validate=True)

@@ -22,7 +22,7 @@ from flows._federated.masking import (
     mask,
     new_seed,
     signature,
-    to_base64,
+    text_of,
     verify,
 )
 
@@ -172,7 +172,7 @@ class Member:
         words = words + mask(current.own_seed, words.size)
         for site, seed in current.seeds.items():
             words = words + pair_mask(seed, words.size, self._name, site)
-        sent = to_base64(words.astype("<u8").tobytes())
+        sent = text_of(words.astype("<u8").tobytes())
         statement = masked_statement(current.federation, current.number, self._name, sent)
         return {
             "round": current.number,
@@ -204,8 +204,8 @@ class Member:
             verify(current.certificates[site], statement, str(signatures.get(site)))
         gone = [site for site in current.names if site not in current.survivors]
         return {
-            "own": to_base64(current.own_seed),
-            "gone": {site: to_base64(current.seeds[site]) for site in gone},
+            "own": text_of(current.own_seed),
+            "gone": {site: text_of(current.seeds[site]) for site in gone},
         }
 
 

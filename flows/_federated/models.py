@@ -14,8 +14,8 @@ from flows._federated.patients import FEATURES, QUBIT_FEATURES, Patients, column
 
 __all__ = [
     "Circuit",
-    "Noise",
-    "Training",
+    "PrivacyNoise",
+    "SiteTraining",
     "correct",
     "fitted",
     "initial",
@@ -35,7 +35,7 @@ _FOLDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Noise:
+class PrivacyNoise:
     """Differential privacy of one patient at a site: sums are of clipped parts, with noise.
 
     Each step of training releases such a sum; multiplier: of the clipping bound, the noise's deviation.
@@ -46,7 +46,7 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
+class SiteTraining:
     """What a site is asked to do with the weights of a round. batch: patients of a step, 0 for all."""
 
     model: _Model
@@ -57,20 +57,20 @@ class Training:
     batch: int = 0
     layers: int = 2
     qubits: int = 4
-    noise: Noise | None = None
+    noise: PrivacyNoise | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """Return it as JSON types."""
         return asdict(self)
 
     @classmethod
-    def from_plain(cls, stated: Mapping[str, Any]) -> Training:
+    def from_plain(cls, stated: Mapping[str, Any]) -> SiteTraining:
         """Return what `to_plain` gave."""
         noise = stated.get("noise")
-        return cls(**{**stated, "noise": None if noise is None else Noise(**noise)})
+        return cls(**{**stated, "noise": None if noise is None else PrivacyNoise(**noise)})
 
 
-def noise_for(epsilon: float, releases: int) -> Noise:
+def noise_for(epsilon: float, releases: int) -> PrivacyNoise:
     """Return the noise by which so many releases are (ε, 1e-5)-private in all.
 
     Gaussian mechanism under zero-concentrated privacy, ε = ρ + 2 √(ρ ln(1/δ)) (Bun and Steinke,
@@ -78,10 +78,10 @@ def noise_for(epsilon: float, releases: int) -> Noise:
     """
     log = math.log(1 / _DELTA)
     root = math.sqrt(log + epsilon) - math.sqrt(log)
-    return Noise(multiplier=math.sqrt(releases / (2 * root**2)))
+    return PrivacyNoise(multiplier=math.sqrt(releases / (2 * root**2)))
 
 
-def initial(training: Training) -> _Values:
+def initial(training: SiteTraining) -> _Values:
     """Return the weights that training begins with, the same at every site."""
     if training.model == "logistic":
         return np.zeros(len(FEATURES) + 1)
@@ -93,7 +93,7 @@ def initial(training: Training) -> _Values:
 def trained(
     weights: _Values,
     patients: Patients,
-    training: Training,
+    training: SiteTraining,
     circuit: Circuit | None,
     noise_rng: np.random.Generator,
 ) -> _Values:
@@ -106,7 +106,7 @@ def trained(
 
 
 def correct(
-    weights: _Values, patients: Patients, training: Training, circuit: Circuit | None
+    weights: _Values, patients: Patients, training: SiteTraining, circuit: Circuit | None
 ) -> NDArray[np.bool_]:
     """Return for each patient whether the model says what is the case."""
     if training.model == "logistic":
@@ -151,7 +151,7 @@ def _regressed(x: _Values, y: _Values, ridge: float) -> _Values:
 
 
 def _logistic_steps(
-    weights: _Values, patients: Patients, training: Training, noise_rng: np.random.Generator
+    weights: _Values, patients: Patients, training: SiteTraining, noise_rng: np.random.Generator
 ) -> _Values:
     x, y, w = _with_one(patients.features), patients.ill, weights.copy()
     for _ in range(training.steps):
@@ -170,7 +170,7 @@ def _logistic_steps(
 def _circuit_steps(
     weights: _Values,
     patients: Patients,
-    training: Training,
+    training: SiteTraining,
     circuit: Circuit,
     noise_rng: np.random.Generator,
 ) -> _Values:
@@ -207,7 +207,7 @@ def _circuit_steps(
 
 
 def _losses(
-    circuit: Circuit, weights: _Values, patients: Patients, training: Training, seed: int
+    circuit: Circuit, weights: _Values, patients: Patients, training: SiteTraining, seed: int
 ) -> _Values:
     odds = _odds(circuit, weights, patients, training, seed)
     losses: _Values = np.asarray(np.logaddexp(0, np.where(patients.ill > 0.5, -odds, odds)))
@@ -215,7 +215,7 @@ def _losses(
 
 
 def _odds(
-    circuit: Circuit, weights: _Values, patients: Patients, training: Training, seed: int
+    circuit: Circuit, weights: _Values, patients: Patients, training: SiteTraining, seed: int
 ) -> _Values:
     names = QUBIT_FEATURES[: training.qubits]
     # In all layers together at most a quarter turn, over which the answer rises with the feature.

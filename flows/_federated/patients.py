@@ -15,8 +15,8 @@ from flows._inputs import InputError, SourceLine, read_lines
 __all__ = [
     "FEATURES",
     "QUBIT_FEATURES",
+    "PatientSplit",
     "Patients",
-    "Split",
     "as_text",
     "columns_of",
     "generated",
@@ -67,14 +67,14 @@ class Patients:
         """How many there are."""
         return len(self.ill)
 
-    def split(self, seed: int) -> Split:
+    def split(self, seed: int) -> PatientSplit:
         """Return three quarters for training and the rest for tests, by chance and by illness."""
         rng = np.random.default_rng([seed, *self.hospital.encode()])
         training = np.zeros(len(self), dtype=bool)
         for label in (0.0, 1.0):
             found = rng.permutation(np.flatnonzero(self.ill == label))
             training[found[: math.ceil(0.75 * len(found))]] = True
-        return Split(training=self._of(training), test=self._of(~training))
+        return PatientSplit(training=self._of(training), test=self._of(~training))
 
     def _of(self, chosen: NDArray[np.bool_]) -> Patients:
         return Patients(
@@ -83,7 +83,7 @@ class Patients:
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
-class Split:
+class PatientSplit:
     """Patients to learn from, and others to test on."""
 
     training: Patients

@@ -21,9 +21,9 @@ pytest.importorskip("OpenSSL", reason="the links extra is not installed")
 from backends.links import Link
 from flows._federated.circuits import on_qpu
 from flows._federated.coordinator import Coordinator, FederationStopped
-from flows._federated.masking import MaskingError, decoded, encoded, from_base64
+from flows._federated.masking import MaskingError, bytes_of, decoded, encoded
 from flows._federated.member import PHASES, Member
-from flows._federated.models import Training, noise_for
+from flows._federated.models import SiteTraining, noise_for
 from flows._federated.patients import FEATURES, Patients, as_text, generated, parsed, read
 from flows._federated.processes import local_sites
 from flows._federated.serving import serving
@@ -110,7 +110,7 @@ def test_sums_are_exact_and_single_updates_are_noise(hall: Hall) -> None:
         for site, member in hall.members.items()
     }
     for site, text in crossed.items():
-        words = np.frombuffer(from_base64(text), dtype="<u8")
+        words = np.frombuffer(bytes_of(text), dtype="<u8")
         assert not np.any(words == encoded(hall.vectors[site]))
         with pytest.raises(MaskingError):
             decoded(words)
@@ -275,7 +275,7 @@ def test_garbage_is_answered_and_harms_nobody(hall: Hall, body: bytes) -> None:
 def test_one_of_three_sites_is_killed_in_the_middle(tmp_path: Path, least: int) -> None:
     """Three processes on three ports; with two left the sum goes on, or stops by the rule."""
     data = {name: as_text(generated(at, 60, 3)) for at, name in enumerate(SITES)}
-    training = Training(model="logistic", seed=1, round=0, steps=2, rate=1.0)
+    training = SiteTraining(model="logistic", seed=1, round=0, steps=2, rate=1.0)
     task = {"kind": "train", "training": training.to_plain(), "weights": [0.0] * 23}
     with local_sites(tmp_path, data, qpu={"backend": "aer"}, least=2, noise_seed=None) as started:
         (victim,) = (one for one in started if one.name == "two")
@@ -389,13 +389,13 @@ def test_noise_is_as_large_as_its_epsilon_asks() -> None:
 def test_the_noise_of_privacy_reaches_the_update_and_parts_are_clipped() -> None:
     patients = parsed(as_text(generated(0, 60, 3)), "one")
     far = Patients(hospital="one", features=patients.features * 1e6, ill=patients.ill)
-    training = Training(model="logistic", seed=1, round=0, steps=1, rate=1.0)
-    private = Training(
+    training = SiteTraining(model="logistic", seed=1, round=0, steps=1, rate=1.0)
+    private = SiteTraining(
         model="logistic", seed=1, round=0, steps=1, rate=1.0, noise=noise_for(3.0, 1)
     )
     start = [0.0] * (len(FEATURES) + 1)
 
-    def update(of: Patients, how: Training) -> Any:
+    def update(of: Patients, how: SiteTraining) -> Any:
         task = {"kind": "train", "training": how.to_plain(), "weights": start}
         return SiteWork(of, None)(task)[:-1]
 
