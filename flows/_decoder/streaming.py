@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,14 +29,15 @@ ServerKind = Literal["network", "matching", "correlated"]
 
 _ECHOES = 2000
 _WARM_UP = 50
-_START_S = 120.0
+_SILENT_SHOTS = 3  # after which nobody is taken to listen
+_START_S = 120.0  # importing takes a while on a busy machine
 _END_S = 10.0
 _HEADER_AND_FIELDS = 24 + 32
 _NANO = 1e-9
 
 
 class StreamError(RuntimeError):
-    """The decoding server did not start, or ended."""
+    """The decoding server did not start, ended, or never answered."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class Stream:
     """What to stream. events: of each shot (shots, detectors). sizes: detectors of each round.
 
     content: the decoder's file. address: of a server that runs already, as "host:port"; else one is
-    started. timeout_s: after which a call counts as lost. decode: what the server does, here.
+    started. timeout_s: after which a call counts as lost.
     """
 
     kind: ServerKind
@@ -108,9 +110,14 @@ def _server(options: Sequence[str], ready: str) -> Iterator[int]:
     """Start ``hpcqc realtime …``, and yield its port."""
     command = [sys.executable, "-m", "orchestrator.cli", "realtime", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        late = threading.Timer(_START_S, process.kill)
+        late.start()
         try:
-            yield _port_of(process, ready)
+            port = _port_of(process, ready)
+            late.cancel()
+            yield port
         finally:
+            late.cancel()
             process.terminate()
             try:
                 process.wait(_END_S)
@@ -177,6 +184,11 @@ def _streamed_to(host: str, port: int, asked: Stream) -> dict[str, Any]:
             except (NoAnswer, CallRefused) as error:
                 lost += isinstance(error, NoAnswer)
                 refused += isinstance(error, CallRefused)
+                if number + 1 == _SILENT_SHOTS and not client.counts.answered:
+                    raise StreamError(
+                        f"{host}:{port} answered none of {lost} calls within {asked.timeout_s:g} s; "
+                        "start 'hpcqc realtime serve' there, or correct the address"
+                    ) from None
                 _begin_again(client)
                 continue
             answers[number], answered[number] = bool(flip), True

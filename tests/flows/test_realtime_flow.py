@@ -20,10 +20,11 @@ pytest.importorskip("optax", reason="the decoder extra is not installed")
 from flows._decoder.codes import Memory, Noise, ideal_circuit, noisy
 from flows._decoder.experiments import coordinates_of
 from flows._decoder.served import correlated, matching, network, of_content
-from flows._decoder.streaming import round_sizes
+from flows._decoder.streaming import Stream, StreamError, round_sizes, streamed
 from flows._inputs import InputError
 from flows.realtime import realtime
 from orchestrator.realtime.client import DecodingClient
+from orchestrator.realtime.server import bound_socket
 from orchestrator.runs import Run
 from tests.errors import naming
 
@@ -106,6 +107,21 @@ def test_what_cannot_be_served_is_an_error_without_a_traceback(words: list[str],
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert re.search(said, done.stderr)
+
+
+def test_a_server_that_never_answers_ends_the_stream() -> None:
+    with bound_socket("127.0.0.1", 0) as silent:
+        port = silent.getsockname()[1]
+        asked = Stream(
+            kind="matching",
+            content=MODEL.encode(),
+            events=np.zeros((50, 24), dtype=bool),
+            sizes=(4, 8, 8, 4),
+            timeout_s=0.01,
+            address=f"127.0.0.1:{port}",
+        )
+        with pytest.raises(StreamError, match=naming(port, 3)):
+            streamed(asked, of_content("matching", asked.content).decode)
 
 
 SMALL = {"rounds": 2, "shots": 1000, "samples": 4000, "streamed": 200, "deadline_us": 1e6}
