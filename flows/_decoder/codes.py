@@ -98,6 +98,8 @@ def noise_of_target(target: QiskitTarget | None) -> Noise | None:
         for places, properties in (target[name] or {}).items():
             if places is None or properties is None or properties.error is None:
                 continue
+            if len(places) not in (1, 2):  # the code has no such gates
+                continue
             kind = "measure" if name == "measure" else ("one", "two")[len(places) - 1]
             errors[kind].append(properties.error)
     # Virtual gates are free; the code's gates are not.

@@ -22,6 +22,7 @@ from flows._decoder.codes import (
     Noise,
     ideal_circuit,
     noise_of_profile,
+    noise_of_target,
     noisy,
     on_qiskit,
     with_fresh_qubits,
@@ -138,6 +139,25 @@ def test_noise_has_the_average_errors_of_its_profile() -> None:
     wait = profile.readout.duration_s
     assert 1 - 2 * (x + y) == pytest.approx(math.exp(-wait / t1))
     assert 1 - 2 * (x + z) == pytest.approx(math.exp(-wait / t2))
+
+
+def test_gates_of_three_qubits_do_not_count() -> None:
+    from qiskit.circuit.library import CCZGate, CZGate, SXGate
+    from qiskit.circuit.measure import Measure
+    from qiskit.transpiler import InstructionProperties, Target
+
+    target = Target(num_qubits=3)
+    for gate, places, error in (
+        (SXGate(), (0,), 0.001),
+        (CZGate(), (0, 1), 0.01),
+        (CCZGate(), (0, 1, 2), 0.2),
+        (Measure(), (0,), 0.03),
+    ):
+        target.add_instruction(gate, {places: InstructionProperties(error=error)})
+    found = noise_of_target(target)
+    assert found is not None
+    assert (found.one_qubit, found.two_qubits) == pytest.approx((0.0015, 0.0125))
+    assert found.readout == 0.03
 
 
 def test_gaps_are_log_odds_of_a_code_that_can_be_summed() -> None:
