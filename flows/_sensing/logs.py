@@ -24,6 +24,7 @@ _STILL_RAD_S, _STILL_M_S2 = 0.02, 0.15
 # The mean of a body at rest stays; a slow lift would change it by more.
 _STEADY_M_S2 = 0.05
 _LONGEST_GAP_S = 0.2
+_LONGEST_S = 1e6
 _LEAST_RATE_HZ = 20.0
 _PLAUSIBLE_M_S2 = (8.0, 11.6)  # of a body at rest: gravity and the bias of a cheap sensor
 _GENERATED_RATE_HZ = 250.0
@@ -138,6 +139,11 @@ def _checked(recording: Recording, file: Path) -> Recording:
     steps = np.diff(recording.times)
     if len(steps) < 2 or steps.min() <= 0:
         raise InputError(f"{file}: {len(recording.times)} readings; expected rising timestamps")
+    if recording.times[-1] > _LONGEST_S:
+        raise InputError(
+            f"{file}: its readings span {recording.times[-1]:.3g} s; expected at most {_LONGEST_S:g}, "
+            "timestamps in microseconds"
+        )
     rate_hz = 1 / float(np.median(steps))
     if rate_hz < _LEAST_RATE_HZ:
         raise InputError(

@@ -200,9 +200,15 @@ def test_a_log_that_is_cut_or_has_no_numbers_is_refused(
             super().__init__(*args)
             self.data_list[0].data["accelerometer_m_s2[1]"][100] = np.nan
 
-    monkeypatch.setattr(pyulog, "ULog", WithNan)
-    with pytest.raises(InputError, match=naming("sample.ulg", "row 100")):
-        read_log(str(DATA))
+    class WithLateEnd(pyulog.ULog):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.data_list[0].data["timestamp"][-1] = 2**60
+
+    for broken, said in ((WithNan, "row 100"), (WithLateEnd, "timestamps")):
+        monkeypatch.setattr(pyulog, "ULog", broken)
+        with pytest.raises(InputError, match=naming("sample.ulg", said)):
+            read_log(str(DATA))
 
 
 @needs_engine
