@@ -106,10 +106,14 @@ class Front:
         """Serve until it is cancelled. Raises ``LinkError`` for files or a service of no use."""
         self._tls()
         try:
-            _reader, probe = await self.service.connect()
+            async with asyncio.timeout(_SERVICE_S):
+                _reader, probe = await self.service.connect()
             probe.close()
-        except OSError as error:
-            self.on_event("service-away", {"service": self.service.address, "reason": str(error)})
+        except LinkError:
+            raise
+        except _AWAY as error:
+            reason = str(error) or type(error).__name__
+            self.on_event("service-away", {"service": self.service.address, "reason": reason})
         server = await asyncio.start_server(self._accept, sock=listening, limit=_PIECE_BYTES)
         on_ready()
         try:

@@ -322,6 +322,27 @@ def test_a_service_that_knows_its_users_is_not_put_behind_a_link(far: Far, tmp_p
     assert "token-only" in "".join(front.text)
 
 
+def test_a_front_starts_before_a_service_that_hangs_up(far: Far, tmp_path: Path) -> None:
+    behind, site = tmp_path / "b.sock", tmp_path / "early.toml"
+    site.write_text(site_text(far.folder, f"unix:{behind}"))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(behind))
+        listening.listen()
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    with listening.accept()[0] as asked:
+                        asked.recv(1024)
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        front = Front(site, tmp_path / "state").start()
+        assert front.address, front.text
+        assert front.events("link-service-away")
+        assert front.stop() == 0
+        listening.shutdown(socket.SHUT_RDWR)
+
+
 def raw(far: Far, sent: bytes) -> bytes:
     """Send bytes over a link; return the answer."""
     stream, _ = dial(far.link(), PATIENCE_S)
