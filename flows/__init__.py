@@ -21,8 +21,8 @@ documentation is made:
 
 ``comparisons``
     list of ``{"data", "measure", "higher_is_better", "won", "ways"}``: what was compared on which
-    data; ``won`` is "quantum", "classical" or "neither"; a way is ``{"name", "is_quantum",
-    "value", "error"}`` with one standard error.
+    data; ``won`` is "quantum", "classical" or "neither", or the name of the best way where all are
+    of one side; a way is ``{"name", "is_quantum", "value", "error"}`` with one standard error.
 """
 
 from __future__ import annotations

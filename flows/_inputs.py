@@ -5,13 +5,22 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator.text_files import TextFileError, lines_of, read_text
 
-__all__ = ["InputError", "MissingExtra", "SourceLine", "is_whole", "read_lines", "require_extra"]
+__all__ = [
+    "InputError",
+    "MissingExtra",
+    "SourceLine",
+    "check_whole",
+    "is_whole",
+    "read_lines",
+    "require_extra",
+]
 
 # Stricter than Python's own: no underscores, no digits of other scripts.
 _REAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([EeDd][+-]?\d+)?", re.ASCII)
@@ -84,3 +93,11 @@ def require_extra(extra: str, modules: Iterable[str]) -> None:
             f"{', '.join(missing)} not installed; this flow needs the {extra!r} extra: "
             f'pip install "hpcqc[{extra}]"'
         )
+
+
+def check_whole(given: Mapping[str, Any], bounds: Mapping[str, tuple[int, int]]) -> None:
+    """Raise `InputError` for a parameter outside of its bounds, both included; None passes."""
+    for name, (least, most) in bounds.items():
+        value = given[name]
+        if value is not None and not least <= value <= most:
+            raise InputError(f"{name} {value}: expected a whole number from {least} to {most}")

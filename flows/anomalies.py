@@ -60,7 +60,7 @@ from flows._anomalies.learning import (
 from flows._anomalies.picture import SetPanel, picture
 from flows._anomalies.signals import LEAST_OF_A_CLASS, Signals, Task, signals_of
 from flows._comparison import Comparison, Way
-from flows._inputs import InputError, require_extra
+from flows._inputs import InputError, check_whole, require_extra
 from hpcqc import Qpu, checked_by, classical, fan_out, open_qpu, quantum
 from orchestrator.wording import counted
 
@@ -231,11 +231,7 @@ def _checked(given: Mapping[str, Any]) -> list[Signals]:
         "repeats": (1, 100),
         "seed": (0, 2**31 - 1),
     }
-    for name, (least, most) in bounds.items():
-        if not least <= given[name] <= most:
-            raise InputError(
-                f"{name} {given[name]}: expected a whole number from {least} to {most}"
-            )
+    check_whole(given, bounds)
     if given["subset"] and not _LEAST_SUBSET <= given["subset"] <= _MOST_SUBSET:
         raise InputError(
             f"subset {given['subset']}: expected {_LEAST_SUBSET} to {_MOST_SUBSET} signals, whose "

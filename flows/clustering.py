@@ -54,7 +54,7 @@ from flows._clusterings import (
     useful,
 )
 from flows._independent_sets import Conflicts, best_set, weight_of
-from flows._inputs import InputError, require_extra
+from flows._inputs import InputError, check_whole, require_extra
 from flows._points import Points, from_table, generated, nearest, sampled
 from flows._set_sampling import (
     MOST_QUBITS,
@@ -173,10 +173,7 @@ def _checked(given: Mapping[str, Any]) -> _Inputs:
         "sample": (_LEAST_POINTS, 20_000),
         "seed": (0, 2**63 - 1),
     }
-    for name, (least, most) in bounds.items():
-        value = given[name]
-        if value is not None and not least <= value <= most:
-            raise InputError(f"{name} {value}: expected a whole number from {least} to {most}")
+    check_whole(given, bounds)
     if not (math.isfinite(given["good_enough"]) and -1 <= given["good_enough"] <= 1):
         raise InputError(
             f"good_enough {given['good_enough']}: expected a mean silhouette, from -1 to 1"

@@ -66,7 +66,7 @@ from flows._decoder.published import check_folder, read_experiment
 from flows._decoder.standings import Standing, difference, standings, verdict
 from flows._decoder.trained import Trained
 from flows._decoder.training import Learned, Schedule, train
-from flows._inputs import InputError, require_extra
+from flows._inputs import InputError, check_whole, require_extra
 from hpcqc import Qpu, checked_by, classical, fan_out, open_qpu, quantum
 from orchestrator.wording import counted
 
@@ -240,10 +240,7 @@ def checked(given: Mapping[str, Any]) -> MemorySettings:
         "gpus": (0, 1),
         "seed": (0, 2**63 - 1),
     }
-    for name, (least, most) in bounds.items():
-        value = given[name]
-        if value is not None and not least <= value <= most:
-            raise InputError(f"{name} {value}: expected a whole number from {least} to {most}")
+    check_whole(given, bounds)
     choices = {
         "source": (None, "generated", "qpu"),
         "code": (None, "surface", "repetition"),

@@ -62,7 +62,7 @@ from flows._household.policies import (
     observable,
     policy_circuit,
 )
-from flows._inputs import InputError
+from flows._inputs import InputError, check_whole
 from hpcqc import Qpu, checked_by, classical, fan_out, quantum
 from orchestrator.wording import counted
 
@@ -265,10 +265,7 @@ def _checked(given: Mapping[str, Any]) -> _Inputs:
         "candidates": (2, _MOST_CANDIDATES),
         "seed": (0, 2**31),
     }
-    for name, (least, most) in bounds.items():
-        value = given[name]
-        if value is not None and not least <= value <= most:
-            raise InputError(f"{name} {value}: expected a whole number from {least} to {most}")
+    check_whole(given, bounds)
     if given["candidates"] is not None and given["candidates"] % 2:
         raise InputError(f"candidates {given['candidates']}: expected an even number, of pairs")
     precision = given["precision"]

@@ -42,7 +42,7 @@ from prefect import flow
 from backends.api import Target
 from flows._conflict_graphs import ConflictGraph, conflict_graph
 from flows._independent_sets import Conflicts, best_set, components, penalties, weight_of
-from flows._inputs import InputError
+from flows._inputs import InputError, check_whole
 from flows._mis_picture import Drawn, picture
 from flows._rydberg_sets import check_embedding, sequence, sweep
 from flows._set_samples import (
@@ -165,11 +165,7 @@ def _checked(given: Mapping[str, Any]) -> ConflictGraph:
         "qubits": (2, MOST_QUBITS),
         "seed": (0, 2**63 - 1),
     }
-    for name, (least, most) in bounds.items():
-        if not least <= given[name] <= most:
-            raise InputError(
-                f"{name} {given[name]}: expected a whole number from {least} to {most}"
-            )
+    check_whole(given, bounds)
     radius = given["radius"]
     if radius is not None and not 0 < radius < np.inf:
         raise InputError(f"radius {radius}: expected a number of micrometres above 0")

@@ -56,7 +56,7 @@ from flows._drug_like.chemistry import (
 )
 from flows._drug_like.network import Speller, refitted, sampled, trained
 from flows._evolution import Evolution
-from flows._inputs import InputError, require_extra
+from flows._inputs import check_whole, require_extra
 from hpcqc import Qpu, checked_by, classical, fan_out, quantum
 from orchestrator.wording import counted
 
@@ -227,11 +227,7 @@ def _checked(given: Mapping[str, Any]) -> tuple[str, list[str]]:
         "shots": (10, 10**6),
         "seed": (0, 2**31),
     }
-    for name, (least, most) in bounds.items():
-        if not least <= given[name] <= most:
-            raise InputError(
-                f"{name} {given[name]}: expected a whole number from {least} to {most}"
-            )
+    check_whole(given, bounds)
     title, smiles = read_smiles(given["data"])
     check_readable(title, smiles)
     return title, smiles

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from prefect import flow
 
 from flows._comparison import Comparison, Way, resampled
-from flows._inputs import InputError
+from flows._inputs import InputError, check_whole
 from flows._sensing.atoms import (
     WAVE_VECTOR,
     Belief,
@@ -285,15 +285,7 @@ def _navigated(
 
 def _checked(given: Mapping[str, Any]) -> list[Leg]:
     """Return the trials, once all parameters have been found usable."""
-    for name, (least, most) in {
-        "atoms": (10, 10**6),
-        "trials": (5, 100),
-        "seed": (0, 2**31),
-    }.items():
-        if not least <= given[name] <= most:
-            raise InputError(
-                f"{name} {given[name]}: expected a whole number from {least} to {most}"
-            )
+    check_whole(given, {"atoms": (10, 10**6), "trials": (5, 100), "seed": (0, 2**31)})
     spans = {"rest": (0.5, 3600), "duration": (2, 3600), "rate": (0.2, 20), "gravity": (9.7, 9.9)}
     for name, (lower, upper) in spans.items():
         if not (math.isfinite(given[name]) and lower <= given[name] <= upper):

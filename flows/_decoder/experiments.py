@@ -21,8 +21,7 @@ class Experiment:
     flips: of the observable (shots,). coordinates: of each detector; the last is its round.
     model: detector error model of the circuit, in Stim's format, for matching. model_for_even: one
     that may decode the shots 0, 2, …, fitted on others if on any; model_for_odd: likewise.
-    published: predictions that came with the data, by decoder. exact_model: the shots were drawn
-    from ``model``.
+    published: predictions that came with the data, by decoder.
     """
 
     title: str
