@@ -49,7 +49,7 @@ from flows._entanglement.judges import (
 )
 from flows._entanglement.picture import picture
 from flows._entanglement.states import RandomStates, drawn, least_eigenvalue, settings_of
-from flows._inputs import InputError, require_extra
+from flows._inputs import InputError, check_whole, require_extra
 from flows._networks import Training
 from hpcqc import Qpu, checked_by, classical, fan_out, open_qpu, quantum
 from orchestrator.wording import counted
@@ -60,6 +60,7 @@ _Values = NDArray[np.float64]
 
 _DEFAULT_SETTINGS = {2: (3, 5, 6, 9), 3: (3, 9, 18, 27)}
 _STATES_OF_A_PUB = 500
+_WITNESS_SETTINGS = 3
 _SEPARABLE_SHARE = 8 / 33  # of two qubits by the Hilbert-Schmidt measure (Slater and Dunkl 2012)
 _NETWORK, _LINEAR = "network", "linear model"
 _PPT, _TUNED = "tomography with PPT", "tomography with PPT, threshold tuned"
@@ -74,6 +75,11 @@ class JudgingSettings:
     shots: int = 900
     networks: int = 5
     seed: int = 1
+
+    def most_shots(self, qubits: int) -> int:
+        """Return the most shots that a way takes of one setting; witnesses of two qubits take three."""
+        fewest = min(self.numbers)
+        return self.shots // (min(fewest, _WITNESS_SETTINGS) if qubits == 2 else fewest)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -103,7 +109,7 @@ def measure(qpu: Qpu, states: RandomStates, settings: JudgingSettings) -> Settin
     """Prepare all states and measure them in all settings, with the most shots that a way takes."""
     labels = settings_of(states.qubits)
     sampler = qpu.sampler(seed=settings.seed)
-    shots = settings.shots // min(settings.numbers)
+    shots = settings.most_shots(states.qubits)
     counts = [
         counts_of(
             sampler, states.qubits, states.angles[first : first + _STATES_OF_A_PUB], labels, shots
@@ -185,7 +191,7 @@ def judge(
         (_TUNED, everything, scores, threshold_for(scores[:first], labels[:first])),
     ]
     if states.qubits == 2:
-        three = _seen(measured, settings, 3)
+        three = _seen(measured, settings, _WITNESS_SETTINGS)
         fidelity = bell_fidelity(three)
         found += [
             ("Bell witness", three, fidelity, 0.5),
@@ -218,11 +224,7 @@ def _checked(given: Mapping[str, Any]) -> JudgingSettings:
         "networks": (1, 100),
         "seed": (0, 2**31 - 1),
     }
-    for name, (least, most) in bounds.items():
-        if not least <= given[name] <= most:
-            raise InputError(
-                f"{name} {given[name]}: expected a whole number from {least} to {most}"
-            )
+    check_whole(given, bounds)
     everything = 3**qubits
     numbers = tuple(sorted(set(_DEFAULT_SETTINGS[qubits] if numbers is None else numbers)))
     if not numbers or numbers[0] < 3 or numbers[-1] != everything:

@@ -27,7 +27,7 @@ from flows._entanglement.judges import (
 from flows._entanglement.states import circuit_of, drawn, settings_of
 from flows._inputs import InputError
 from flows._networks import Training
-from flows.entanglement import entanglement
+from flows.entanglement import JudgingSettings, entanglement, judge
 from orchestrator.runs import Run
 from tests.errors import naming
 
@@ -142,6 +142,18 @@ def test_fewer_shots_are_some_of_those_taken() -> None:
     assert (fewer <= counts).all()
     assert fewer.mean(axis=(0, 1)) == pytest.approx(counts.mean(axis=(0, 1)) / 3, abs=0.35)
     assert shares_of(measured, 60, rng) is measured
+
+
+@pytest.mark.parametrize("numbers", [(5, 9), (9,), (3, 9)])
+def test_witnesses_have_their_shots_whatever_the_networks_get(numbers: tuple[int, ...]) -> None:
+    states = drawn(2, 40, seed=3)
+    asked = JudgingSettings(numbers=numbers, training=20, shots=90)
+    labels = settings_of(2)
+    counts = counts_of(
+        StatevectorSampler(seed=3), 2, states.angles, labels, asked.most_shots(states.qubits)
+    )
+    found = judge.fn(states, SettingCounts(settings=labels, counts=counts), asked)
+    assert {one.name: one.settings for one in found}["Bell witness"] == 3
 
 
 def test_a_threshold_errs_least() -> None:
