@@ -49,8 +49,9 @@ def bound_socket(host: str, port: int) -> socket.socket:
 class DecodingServer:
     """Answers calls in the order in which they come, each to the address that it came from.
 
-    Every caller, by its address, has shots of its own: what others send does not spoil them. A
-    datagram that is no request gets no answer, as with CUDA-Q's server.
+    Every caller, by its address, has shots of its own: what others send does not spoil them, unless
+    they come from so many addresses that a caller is forgotten. A datagram that is no request gets
+    no answer, as with CUDA-Q's server.
     """
 
     def __init__(self, decoders: Mapping[int, Decoder], *, slot_bytes: int = SLOT_BYTES) -> None:
@@ -60,7 +61,7 @@ class DecodingServer:
         self.counts = ServerCounts()
 
     def serve(self, port: socket.socket, stop: threading.Event) -> None:
-        """CallAnswer until ``stop`` is set."""
+        """Answer until ``stop`` is set."""
         port.settimeout(_LOOK_S)
         size = self._slot_bytes + 1  # so that a larger datagram is recognised
         while not stop.is_set():
