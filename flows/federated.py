@@ -75,6 +75,7 @@ from orchestrator.wording import counted
 __all__ = ["Federation", "federate", "federated", "reference_circuits", "references"]
 
 _INVENTED = {"north": 240, "east": 220, "south": 120, "west": 180}
+_INVENTED_TITLE = "generated patients"
 _MOST_SITES = 32
 _RATES = {"logistic": 1.0, "circuit": 0.05}
 # A step of the regression costs no QPU time.
@@ -170,6 +171,7 @@ def reference_circuits(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Inputs:
+    title: str
     hospitals: tuple[Patients, ...]
     texts: Mapping[str, str]  # of the files of sites that are started here
     sites: tuple[str, ...]  # links to sites that others started
@@ -208,7 +210,8 @@ def _checked(given: Mapping[str, Any]) -> _Inputs:
         for name, text in texts.items()
     )
     _check_number(len(hospitals), given["least"])
-    return _Inputs(hospitals=hospitals, texts=texts, sites=(), noise=noise)
+    title = _INVENTED_TITLE if folder is None else folder.resolve().name
+    return _Inputs(title=title, hospitals=hospitals, texts=texts, sites=(), noise=noise)
 
 
 def _noise(epsilon: float, rounds: int, steps: int) -> dict[str, PrivacyNoise]:
@@ -227,7 +230,8 @@ def _far(given: Mapping[str, Any], noise: Mapping[str, PrivacyNoise]) -> _Inputs
     _check_number(len(sites), given["least"])
     for site in sites:
         current_run().site.link_of(f"link:{site}")
-    return _Inputs(hospitals=(), texts={}, sites=sites, noise=noise)
+    title = f"patients of {counted(len(sites), 'site')}"
+    return _Inputs(title=title, hospitals=(), texts={}, sites=sites, noise=noise)
 
 
 def _check_number(number: int, least: int) -> None:
@@ -370,7 +374,7 @@ def _result(
     comparison = Comparison(
         ways=ways,
         measure="accuracy",
-        data="heart" if inputs.hospitals and "north" not in inputs.texts else "generated patients",
+        data=inputs.title,
     )
     untrained = over_seeds([one["untrained"] for one in found["circuit"]])
     home = over_seeds([one["home"] for one in found["logistic"]])
@@ -462,7 +466,7 @@ def _summary(
             f"{inputs.noise['logistic'].multiplier:.1f} and {inputs.noise['circuit'].multiplier:.1f} "
             "clipping bounds in each step of the federated models; the other figures are without."
         )
-    if inputs.texts and "north" in inputs.texts:
+    if inputs.title == _INVENTED_TITLE:
         lines.append("The patients are invented; give data for real ones.")
     if inputs.texts and inputs.noise:
         lines.append(
