@@ -39,13 +39,21 @@ class SiteWork:
     """What a site makes of tasks: vectors to be added to those of other sites.
 
     circuits: returns the circuit for a number of qubits, layers and shots. noise_seed: of the noise of
-    privacy; None for what nobody can guess.
+    privacy; None for what nobody can guess. least_noise: multiplier of the noise below which the site
+    does not train, whatever a coordinator asks for.
     """
 
-    def __init__(self, patients: Patients, circuits: Any, noise_seed: int | None = None) -> None:
+    def __init__(
+        self,
+        patients: Patients,
+        circuits: Any,
+        noise_seed: int | None = None,
+        *,
+        least_noise: float = 0.0,
+    ) -> None:
         """Take the site's patients."""
         self._patients, self._circuits = patients, circuits
-        self._noise_seed = noise_seed
+        self._noise_seed, self._least_noise = noise_seed, least_noise
         self._known: dict[tuple[int, int, int], Circuit] = {}
 
     def __call__(self, task: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -57,6 +65,7 @@ class SiteWork:
         split = self._patients.split(training.seed)
         circuit = self._circuit(training, int(task.get("shots", 256)))
         if kind == "train":
+            self._check_noise(training)
             noise = self._noise(training)
             weights = np.asarray(task["weights"], dtype=float)
             after = trained(weights, split.training, training, circuit, noise)
@@ -80,6 +89,14 @@ class SiteWork:
         if key not in self._known:
             self._known[key] = self._circuits(*key)
         return self._known[key]
+
+    def _check_noise(self, training: SiteTraining) -> None:
+        stated = 0.0 if training.noise is None else training.noise.multiplier
+        if not stated >= self._least_noise:
+            raise MaskingError(
+                f"noise of {stated:g} clipping bounds; this site trains with at least "
+                f"{self._least_noise:g}; give the flow a smaller privacy"
+            )
 
     def _noise(self, training: SiteTraining) -> np.random.Generator:
         if self._noise_seed is None:
@@ -118,7 +135,7 @@ def _serve(stated: argparse.Namespace) -> int:
     if stated.with_parent:
         threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
     activate(Run(id=f"site-{stated.link}-{os.getpid()}", site=site, resumable=False))
-    work = SiteWork(patients, _circuits, stated.noise_seed)
+    work = SiteWork(patients, _circuits, stated.noise_seed, least_noise=stated.least_noise)
     member = Member(link, name=stated.link, least=stated.least, work=work)
     listening = open_port(table.listen)
     with serving(member, link, listening, _note):
@@ -160,6 +177,13 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="its patients")
     parser.add_argument(
         "--least", type=int, default=3, metavar="N", help="fewest sites of a sum (default: 3)"
+    )
+    parser.add_argument(
+        "--least-noise",
+        type=float,
+        default=0.0,
+        metavar="M",
+        help="refuse to train with less noise of privacy, in clipping bounds (default: 0)",
     )
     parser.add_argument(
         "--noise-seed",

@@ -7,6 +7,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from inspect import signature
 from pathlib import Path
@@ -23,7 +24,7 @@ from flows._federated.circuits import on_qpu
 from flows._federated.coordinator import Coordinator, FederationStopped
 from flows._federated.masking import MaskingError, bytes_of, decoded, encoded
 from flows._federated.member import PHASES, Member
-from flows._federated.models import SiteTraining, noise_for
+from flows._federated.models import PrivacyNoise, SiteTraining, initial, noise_for
 from flows._federated.patients import FEATURES, Patients, as_text, generated, parsed, read
 from flows._federated.processes import local_sites
 from flows._federated.serving import serving
@@ -384,6 +385,19 @@ def test_noise_is_as_large_as_its_epsilon_asks() -> None:
         noise = noise_for(epsilon, 100)
         rho = 100 / (2 * noise.multiplier**2)
         assert rho + 2 * math.sqrt(rho * math.log(1e5)) == pytest.approx(epsilon)
+
+
+def test_a_site_refuses_to_train_with_less_noise_than_it_wants() -> None:
+    patients = parsed(as_text(generated(0, 60, 3)), "one")
+    work = SiteWork(patients, None, least_noise=2.0)
+    training = SiteTraining(model="logistic", seed=1, round=0, steps=1, rate=1.0)
+    weights = initial(training).tolist()
+    for noise in (None, PrivacyNoise(multiplier=1.9), PrivacyNoise(multiplier=float("nan"))):
+        task = {"kind": "train", "training": replace(training, noise=noise).to_plain()}
+        with pytest.raises(MaskingError, match=naming("noise", 2)):
+            work({**task, "weights": weights})
+    enough = replace(training, noise=PrivacyNoise(multiplier=2.0)).to_plain()
+    assert work({"kind": "train", "training": enough, "weights": weights}).size == len(weights) + 1
 
 
 def test_the_noise_of_privacy_reaches_the_update_and_parts_are_clipped() -> None:
