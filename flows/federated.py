@@ -67,7 +67,7 @@ from flows._federated.patients import (
     parsed,
     read,
 )
-from flows._inputs import InputError, require_extra
+from flows._inputs import InputError, check_whole, require_extra
 from hpcqc import Qpu, checked_by, classical, quantum
 from orchestrator.runs import current_run
 from orchestrator.wording import counted
@@ -192,11 +192,7 @@ def _checked(given: Mapping[str, Any]) -> _Inputs:
         "least": (2, _MOST_SITES),
         "seed": (0, 2**31 - 1),
     }
-    for name, (least, most) in bounds.items():
-        if not least <= given[name] <= most:
-            raise InputError(
-                f"{name} {given[name]}: expected a whole number from {least} to {most}"
-            )
+    check_whole(given, bounds)
     epsilon = given["privacy"]
     if epsilon is not None and not (math.isfinite(epsilon) and 0.01 <= epsilon <= 1000):
         raise InputError(f"privacy {epsilon}: expected ε from 0.01 to 1000, such as 3")
