@@ -335,6 +335,14 @@ def test_parameters_are_checked_before_anything_runs(given, named) -> None:
         _checked(usual | given)
 
 
+def test_patients_of_a_folder_are_not_called_invented(tmp_path: Path) -> None:
+    usual = {name: one.default for name, one in signature(federated.fn).parameters.items()}
+    for index, name in enumerate(("north", "east", "south")):
+        (tmp_path / f"{name}.csv").write_text(as_text(generated(index, 60, 1)))
+    assert _checked(usual | {"data": str(tmp_path)}).title == tmp_path.name
+    assert _checked(usual).title == "generated patients"
+
+
 ROW = "63.0,1.0,1.0,145.0,233.0,1.0,2.0,150.0,0.0,2.3,3.0,0.0,6.0,{}\n"
 
 
