@@ -152,7 +152,12 @@ class Member:
         ciphertexts = {}
         for site in current.names:
             if site > self._name:  # of each pair, the first by name seals for the other
-                current.sealed[site], ciphertexts[site] = current.keys.seal(current.peers[site])
+                current.sealed[site], sealed = current.keys.seal(current.peers[site])
+                statement = _sealed_statement(current, self._name, site, sealed)
+                ciphertexts[site] = {
+                    "sealed": sealed,
+                    "signature": signature(self._key, statement),
+                }
         return {"ciphertexts": ciphertexts}
 
     def _update(self, current: _Round, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +166,7 @@ class Member:
             raise MaskingError("an update needs a task and the secrets that peers sealed")
         for site in current.names:
             if site < self._name:
-                current.sealed[site] = current.keys.opened(str(ciphertexts.get(site)))
+                current.sealed[site] = self._opened(current, site, ciphertexts.get(site))
         for site in current.names:
             if site != self._name:
                 context = pair_context(current.federation, current.number, self._name, site)
@@ -179,6 +184,15 @@ class Member:
             "masked": sent,
             "signature": signature(self._key, statement),
         }
+
+    def _opened(self, current: _Round, site: str, stated: Any) -> bytes:
+        """Return the secret that a site sealed: signed, or the coordinator could seal one of its own."""
+        if not isinstance(stated, Mapping):
+            raise MaskingError(f"no secret that {site} sealed")
+        sealed = str(stated.get("sealed"))
+        statement = _sealed_statement(current, site, self._name, sealed)
+        verify(current.certificates[site], statement, str(stated.get("signature")))
+        return current.keys.opened(sealed)
 
     def _survivors(self, current: _Round, message: Mapping[str, Any]) -> dict[str, Any]:
         survivors = _names(message.get("survivors"))
@@ -243,6 +257,17 @@ def masked_statement(federation: str, number: int, site: str, masked: str) -> di
         "round": number,
         "site": site,
         "masked": masked,
+    }
+
+
+def _sealed_statement(current: _Round, site: str, peer: str, sealed: str) -> dict[str, Any]:
+    return {
+        "what": "sealed",
+        "federation": current.federation,
+        "round": current.number,
+        "site": site,
+        "peer": peer,
+        "sealed": sealed,
     }
 
 

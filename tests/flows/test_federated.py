@@ -22,7 +22,7 @@ pytest.importorskip("OpenSSL", reason="the links extra is not installed")
 from backends.links import Link
 from flows._federated.circuits import on_qpu
 from flows._federated.coordinator import Coordinator, FederationStopped
-from flows._federated.masking import MaskingError, bytes_of, decoded, encoded
+from flows._federated.masking import MaskingError, RoundKeys, bytes_of, decoded, encoded
 from flows._federated.member import PHASES, Member
 from flows._federated.models import PrivacyNoise, SiteTraining, initial, noise_for
 from flows._federated.patients import FEATURES, Patients, as_text, generated, parsed, read
@@ -315,6 +315,27 @@ def test_the_flow_says_who_won_and_keeps_the_data_at_home(run_on, kept, qpu: str
     assert result["gone"] == {}
     assert 0.6 < result["pooled"]["logistic"]["value"] < 0.95
     assert not (active.site.state_dir / "federations" / active.id).exists()
+
+
+def test_a_coordinator_cannot_seal_a_secret_of_its_own(hall: Hall) -> None:
+    """With one it would need to break X25519 alone to read an update that it has recorded."""
+    head = {"federation": "new", "round": 1}
+    members = {site: hall.members[site].answer("keys", head) for site in SITES}
+    seal = {**head, "members": members}
+    sealed = {site: hall.members[site].answer("seal", seal)["ciphertexts"] for site in SITES}
+    right = {"one": sealed["one"]["two"], "three": sealed["three"]["two"]}
+    _, own = RoundKeys().seal(members["two"]["keys"])
+    task = {**head, "task": {"kind": "test"}}
+    for wrong in (
+        {**right["one"], "sealed": own},
+        sealed["one"]["three"],
+        {"sealed": own},
+        own,
+        None,
+    ):
+        with pytest.raises(MaskingError):
+            hall.members["two"].answer("update", {**task, "ciphertexts": {**right, "one": wrong}})
+    assert hall.members["two"].answer("update", {**task, "ciphertexts": right})["masked"]
 
 
 @pytest.mark.parametrize(
