@@ -98,8 +98,8 @@ class QpuReadiness:
 
     Not known is not no. operational, its status: whether it works and takes work. slots, its
     capacity: how many tasks it takes at once, None also for any number; open of them are taken by
-    the broker's own tasks, None where no broker knows of any. has_room, its readiness: whether a job of the size that was asked about
-    would start now, which nothing is reserved for. Status and readiness have the reason for a no,
+    the broker's own tasks, None where no broker knows of any. has_room, its readiness: whether a job
+    of the size that was asked about would start now, which nothing is reserved for. Status and readiness have the reason for a no,
     and for what is not known.
     sources: when and with whose credentials each was obtained, by ``status``, ``capacity`` and
     ``readiness``. read_at: when the broker last heard of the QPU itself; slurm_at: when Slurm last
