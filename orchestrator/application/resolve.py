@@ -16,6 +16,7 @@ from orchestrator.identity import SERVICE_SCOPE, JobId, is_scope_of
 
 if TYPE_CHECKING:
     from orchestrator.broker.core.events import Verdict
+    from orchestrator.broker.core.metered import Metered
     from orchestrator.broker.core.views import JobView
 
 __all__ = ["resolve_job"]
@@ -23,7 +24,15 @@ __all__ = ["resolve_job"]
 _VERDICTS: tuple[Verdict, ...] = ("failed", "not-started")
 
 
-def resolve_job(job: str, verdict: str, reason: str, *, site: Path | str | None = None) -> JobView:
+def resolve_job(
+    job: str,
+    verdict: str,
+    reason: str,
+    *,
+    used_s: float = 0.0,
+    charged: float | None = None,
+    site: Path | str | None = None,
+) -> JobView:
     """Settle the uncertain tasks of a job, at the broker service or in the ledger of its run.
 
     Args:
@@ -31,30 +40,43 @@ def resolve_job(job: str, verdict: str, reason: str, *, site: Path | str | None 
         verdict: ``failed`` gives it up, ``not-started`` lets it be started again. A run with a broker
             of its own tries either again when it is continued.
         reason: For the ledger.
+        used_s: QPU-seconds that the site's meter has for these tasks together; with ``failed`` alone.
+        charged: What the site bills for them, in the QPU's unit; None for what the QPU's metering
+            makes of ``used_s``, which a service knows, and the ledger of a run does not.
         site: Path of a site file; None for the one that the usual lookup finds.
 
     Returns:
         The job as it is now.
 
     Raises:
-        ConfigError: The site file or the verdict is wrong, or there is no such job.
+        ConfigError: The site file, the verdict or what was metered is wrong, or there is no such job.
         NotUncertain: It has no uncertain task.
         RunBusy: A process still works on the job's run.
         BrokerUnreachable: The site's service does not answer.
         BrokerRefused: The service refuses, or knows no such job.
     """
+    from orchestrator.broker.core.metered import Metered, MeteredRefused
+
     expect("job", job, str, "a job's id, or the start of one")
     stated = next((known for known in _VERDICTS if known == verdict), None)
     if stated is None:
         raise ConfigError(f"--as {verdict!r}; expected one of: {', '.join(_VERDICTS)}")
+    try:
+        metered = Metered(used_s=used_s, charged=charged)
+        metered.check(stated)
+    except MeteredRefused as error:
+        raise ConfigError(str(error)) from None
     found = load_site(site)
     if found.broker.url is None and has_ledger(found.state_dir):
         known = _in_run(found, job)
         if known is not None:
             view, scope = known
-            return _settled(found, scope, view.id, stated, reason)
+            try:
+                return _settled(found, scope, view.id, stated, reason, metered)
+            except MeteredRefused as error:
+                raise ConfigError(str(error)) from None
     with closing(open_service(site=site)) as service:
-        return service.resolve(job, stated, reason)
+        return service.resolve(job, stated, reason, metered)
 
 
 def _in_run(site: Site, job: str) -> tuple[JobView, str] | None:
@@ -79,7 +101,9 @@ def _in_run(site: Site, job: str) -> tuple[JobView, str] | None:
     return None
 
 
-def _settled(site: Site, scope: str, job: JobId, verdict: Verdict, reason: str) -> JobView:
+def _settled(
+    site: Site, scope: str, job: JobId, verdict: Verdict, reason: str, metered: Metered
+) -> JobView:
     from backends.api import Backend, QpuUnavailable
     from orchestrator.broker.runtime.embedded import EmbeddedBroker
 
@@ -93,6 +117,6 @@ def _settled(site: Site, scope: str, job: JobId, verdict: Verdict, reason: str) 
         qpus={name: qpu.model_copy(update={"slurm": None}) for name, qpu in site.qpus.items()},
     )
     try:
-        return broker.open(follows=False).resolve(job, verdict, reason)
+        return broker.open(follows=False).resolve(job, verdict, reason, metered)
     finally:
         broker.close()

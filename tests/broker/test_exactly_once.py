@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from backends.api import PayloadRejected, TaskFailed, UnknownSession
+from backends.api import PayloadRejected, TaskFailed, UnknownSession, Usage
+from backends.metering import Charge
 from orchestrator.broker.client.protocol import JobUncertain
 from orchestrator.broker.client.status import JobUnknown
 from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.metered import Metered, MeteredRefused
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Ledger, LedgerError
 from orchestrator.broker.runtime.pacing import Pacing
@@ -339,3 +341,22 @@ def test_restarts_of_postgresql_lose_and_double_nothing(
     kinds = Counter(event.kind for event, _ in ledger.events("run"))
     assert kinds["job-submitted"] == kinds["task-planned"] == kinds["task-completed"] == 6
     ledger.close()
+
+
+def test_what_the_site_metered_for_a_lost_task_is_in_its_accounts(opened: Open) -> None:
+    broker = opened(faults=[{"call": "start", "kind": "lost", "on": [1]}], can_find=False)
+    job = broker.submit(call(), bell())
+    with pytest.raises(JobUncertain):
+        broker.result(job, PATIENCE_S)
+    with pytest.raises(MeteredRefused, match=naming("12.5", "failed")):
+        broker.resolve(job, "not-started", "asked the site", Metered(used_s=12.5))
+    assert broker.view(job).state is JobState.UNCERTAIN
+    broker.close()
+    later = opened(can_find=False)
+    later.resolve(job, "failed", "on the site's meter", Metered(used_s=12.5))
+    charged = (Charge(amount=12.5, unit="qpu-s"),)
+    metered = Usage(qpu_seconds=12.5, tasks=1, charges=charged)
+    assert later.view(job).usage == metered
+    assert [(one.starts, one.start_in_doubt) for one in later.view(job).tasks] == [(1, False)]
+    later.close()
+    assert opened(can_find=False).view(job).usage == metered, "it is in the ledger"

@@ -204,11 +204,23 @@ def test_an_operator_resolves_what_is_uncertain(
         transport=httpx.HTTPTransport(uds=str(service.state / "broker.sock")),
         base_url="http://localhost",
     ) as http:
-        body = {"verdict": verdict, "reason": "the device's log says so"}
+        body: dict[str, Any] = {"verdict": verdict, "reason": "the device's log says so"}
+        for wrong in ({"used_s": -1}, {"verdict": "not-started", "used_s": 1, "charged": 1}):
+            refused = http.post(f"/v1/jobs/{job}/resolve", json=body | wrong)
+            assert refused.status_code == 422, refused.text
+        if verdict == "failed":
+            body |= {"used_s": 101.28, "charged": 7.5}
         answer = http.post(f"/v1/jobs/{job}/resolve", json=body)
         assert answer.status_code == 200, answer.text
         until(lambda: client.view(job).state is ends)
         assert http.post(f"/v1/jobs/{job}/resolve", json=body).status_code == 409
+    if verdict == "failed":
+        (use,) = client.projects()
+        assert (use.qpu_seconds, use.charges) == (101.28, {"qpu-s": 7.5})
+        (line,) = client.statement()
+        assert (line.qpu_seconds, line.charged, line.tasks) == (101.28, 7.5, 1)
+        (row,) = [one for one in use.budgets if one.unit == "qpu-s"]
+        assert row.spent == 7.5
     client.close()
 
 

@@ -34,6 +34,7 @@ from orchestrator.broker.client.status import JobUnknown
 from orchestrator.broker.core.access import Forbidden
 from orchestrator.broker.core.explain import Explanation
 from orchestrator.broker.core.job_request import JobRequest
+from orchestrator.broker.core.metered import Metered
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import JobFilter
 from orchestrator.identity import JobId
@@ -63,6 +64,18 @@ class Resolution(BaseModel):
     )
     reason: str = Field(
         min_length=1, max_length=1000, pattern=LINE, description="kept in the ledger"
+    )
+    used_s: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="QPU-seconds that the site metered for these tasks together, of those that failed",
+    )
+    charged: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="what the site bills for them, in the QPU's unit; by default its price of used_s",
     )
 
 
@@ -198,7 +211,8 @@ async def resolve(
     broker: ServedBroker, caller: Operator, job: _VisibleJob, resolution: Resolution
 ) -> JobView:
     """Settle a job's uncertain tasks; for operators."""
-    return await broker.resolve(job.id, resolution.verdict, caller.user, resolution.reason)
+    metered = Metered(used_s=resolution.used_s, charged=resolution.charged)
+    return await broker.resolve(job.id, resolution.verdict, caller.user, resolution.reason, metered)
 
 
 async def _download(data: bytes) -> Response:

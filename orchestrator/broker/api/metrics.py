@@ -165,7 +165,7 @@ class BrokerMetrics:
                 self._starts.labels(qpu, "adopted").inc()
             case ev.TaskUncertain():
                 self._uncertain.labels(qpu).inc()
-            case ev.TaskCompleted() if task is not None:
+            case ev.TaskCompleted() | ev.TaskResolved() if task is not None:
                 for job in task.jobs:
                     record = state.jobs.get(job)
                     project = "" if record is None else record.submitted.project

@@ -18,6 +18,7 @@ from orchestrator.broker.client.protocol import DataRefused
 from orchestrator.broker.client.status import JobUnknown, NotUncertain
 from orchestrator.broker.core.access import Forbidden
 from orchestrator.broker.core.budgets import BudgetExhausted
+from orchestrator.broker.core.metered import MeteredRefused
 from orchestrator.broker.ledger import LedgerError, LedgerUnwritable
 from orchestrator.broker.runtime.grant_watch import NotGranted
 from orchestrator.broker.runtime.quotas import StorageFull, TooManyJobs
@@ -74,6 +75,7 @@ _STATUS: Mapping[type[Exception], int] = {
     DataRefused: 403,
     JobUnknown: 404,
     NotUncertain: 409,
+    MeteredRefused: 422,
     BackendError: 409,
 }
 

@@ -28,6 +28,7 @@ from orchestrator.broker.client.status import QpuReadiness, QpuStatus
 from orchestrator.broker.core.budgets import BudgetExhausted, StatementLine
 from orchestrator.broker.core.codec import to_plain
 from orchestrator.broker.core.job_request import JobRequest
+from orchestrator.broker.core.metered import NOTHING_METERED, Metered
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.config.proxies import proxy_variable
 from orchestrator.data_labels import all_labels, labels_of_project
@@ -295,9 +296,19 @@ class RemoteBroker:
         self._settle(whole)
         return self._post(Cancelled, f"/v1/jobs/{whole}/cancel")
 
-    def resolve(self, job: str, verdict: Literal["failed", "not-started"], reason: str) -> JobView:
+    def resolve(
+        self,
+        job: str,
+        verdict: Literal["failed", "not-started"],
+        reason: str,
+        metered: Metered = NOTHING_METERED,
+    ) -> JobView:
         """Settle an uncertain job by its id or the unambiguous start of it."""
-        body = {"verdict": verdict, "reason": reason}
+        body: dict[str, Any] = {"verdict": verdict, "reason": reason}
+        if metered.used_s:  # what is not said, an earlier broker need not know
+            body["used_s"] = metered.used_s
+        if metered.charged is not None:
+            body["charged"] = metered.charged
         return self._post(JobView, f"/v1/jobs/{self._whole_id(job)}/resolve", body)
 
     def release(self, qpu: str, lease: str) -> None:

@@ -240,6 +240,7 @@ class TaskResolved:
     verdict: Verdict  # failed gives its jobs up; not-started: their work may start again
     by: str  # the rule, or who decided
     reason: str
+    usage: Usage = field(default_factory=Usage)  # what the site metered for it, if it is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

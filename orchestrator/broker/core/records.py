@@ -77,8 +77,8 @@ class TaskRecord:
 
     def start(self, qpu_task: str, now: datetime) -> None:
         """Note that the backend runs it under this id."""
-        if self.qpu_task != qpu_task:
-            self.starts += 1
+        if self.qpu_task != qpu_task and (self.qpu_task is not None or not self.starts):
+            self.starts += 1  # a start that `note_metered` counted has its id only now
         self.qpu_task, self.start_in_doubt = qpu_task, False
         if not self.state.is_final:  # a late notice of its start changes nothing
             self._become(QpuTaskState.RUNNING)
@@ -97,6 +97,10 @@ class TaskRecord:
                 self._become(QpuTaskState.CANCELLED)
                 self.start_in_doubt = False  # it surely never ran, or has been found and stopped
         self.ended_at, self.usage = now, event.usage
+
+    def note_metered(self) -> None:
+        """Note that it was started after all: the site metered it."""
+        self.starts, self.start_in_doubt = max(self.starts, 1), False
 
     def doubt(self, reason: str) -> None:
         """Note that its start is uncertain. Raises `InvalidTransition` after its end."""

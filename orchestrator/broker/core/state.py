@@ -518,8 +518,13 @@ class BrokerState(Recorded):
     def _resolve(self, event: ev.TaskResolved, now: datetime) -> list[Command]:
         if event.verdict == "not-started":
             return self._end(ev.TaskStopped(tag=event.tag), now)
-        failed = ev.TaskErred(tag=event.tag, error=event.reason, error_type="TaskUncertain")
-        for job in self.tasks[event.tag].jobs:
+        failed = ev.TaskErred(
+            tag=event.tag, error=event.reason, error_type="TaskUncertain", usage=event.usage
+        )
+        task = self.tasks[event.tag]
+        if event.usage != Usage() and task.ended_at is None:
+            task.note_metered()
+        for job in task.jobs:
             self.jobs[job].alone = True  # no second try: it may have run
         return self._end(failed, now)
 
@@ -537,7 +542,8 @@ class BrokerState(Recorded):
         self._open[task.planned.qpu].discard(event.tag)
         still = {self.tasks[tag].planned.lease for tag in self._open[task.planned.qpu]}
         self._history(task.planned.qpu).end(task, now, still_leased=task.planned.lease in still)
-        if task.usage.qpu_seconds or isinstance(event, ev.TaskCompleted):
+        used = task.usage.qpu_seconds or task.usage.charges
+        if used or isinstance(event, ev.TaskCompleted):
             self._charge(task, now)
         shared = len(task.jobs) > 1
         commands: list[Command] = []

@@ -36,6 +36,7 @@ from orchestrator.broker.core.choice import (
 )
 from orchestrator.broker.core.explain import Explanation, explain, no_room, work_left_s
 from orchestrator.broker.core.job_request import JobRequest
+from orchestrator.broker.core.metered import NOTHING_METERED, Metered, metered_usages
 from orchestrator.broker.core.prediction import Load, predicted_charge, predicted_seconds
 from orchestrator.broker.core.records import JobRecord, TaskRecord, job_view
 from orchestrator.broker.core.rules import Calendar, in_utc
@@ -584,13 +585,25 @@ class Broker:
         alone.recall(ended.job, ended.tasks)
         return replace(explain(alone, job, self.clock()), overtaken_by=None)
 
-    async def resolve(self, job: JobId, verdict: ev.Verdict, by: str, reason: str) -> JobView:
+    async def resolve(
+        self,
+        job: JobId,
+        verdict: ev.Verdict,
+        by: str,
+        reason: str,
+        metered: Metered = NOTHING_METERED,
+    ) -> JobView:
         """Settle the uncertain tasks of a job by an operator's word. Raises `NotUncertain`.
 
         Open tasks on a QPU that the site has no longer count as uncertain: nobody looks for them.
+
+        metered: what the site's meter says of these tasks together. Raises `MeteredRefused` for a
+        verdict other than failed.
         """
+        metered.check(verdict)
         seen = await self.view(job)
-        record = self.events.state.jobs.get(job)
+        state = self.events.state
+        record = state.jobs.get(job)
         if record is not None and record.submitted.qpu not in self.qpus:
             removed = f"the site has no QPU {record.submitted.qpu!r} any more"
             for tag in sorted(record.open - record.uncertain):
@@ -598,8 +611,12 @@ class Broker:
         uncertain = sorted(record.uncertain) if record is not None else []
         if not uncertain:
             raise NotUncertain(f"job {job} is {seen.state}; it has no uncertain task")
-        for tag in uncertain:
-            event = ev.TaskResolved(tag=tag, verdict=verdict, by=by, reason=reason)
+        tasks = [state.tasks[tag] for tag in uncertain]
+        jobs = {one: state.jobs[one].submitted for task in tasks for one in task.jobs}
+        rules = state.rules.get(tasks[0].planned.qpu)
+        usages = metered_usages(metered, tasks, jobs, rules)
+        for tag, usage in zip(uncertain, usages, strict=True):
+            event = ev.TaskResolved(tag=tag, verdict=verdict, by=by, reason=reason, usage=usage)
             await self.events.post(event)
         return await self.view(job)
 

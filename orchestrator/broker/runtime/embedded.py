@@ -23,6 +23,7 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.choice import ChoiceRequest, QpuChoice
 from orchestrator.broker.core.explain import Explanation
 from orchestrator.broker.core.job_request import JobRequest
+from orchestrator.broker.core.metered import NOTHING_METERED, Metered
 from orchestrator.broker.core.rules import Window
 from orchestrator.broker.core.snapshot import ended_job
 from orchestrator.broker.core.views import JobState, JobView, LostAccess
@@ -212,9 +213,15 @@ class EmbeddedBroker:
         """See `BrokerClient.why`."""
         return self._on_loop(self._running.why(JobId(job)))
 
-    def resolve(self, job: JobId, verdict: ev.Verdict, reason: str) -> JobView:
-        """Settle the uncertain tasks of a job. Raises ``NotUncertain``."""
-        return self._on_loop(self._running.resolve(job, verdict, "user", reason))
+    def resolve(
+        self,
+        job: JobId,
+        verdict: ev.Verdict,
+        reason: str,
+        metered: Metered = NOTHING_METERED,
+    ) -> JobView:
+        """See `Broker.resolve`."""
+        return self._on_loop(self._running.resolve(job, verdict, "user", reason, metered))
 
     def reserved(self, qpu: str) -> tuple[Window, ...]:
         """Return the maintenance of a QPU that Slurm has reserved, as it was read last."""

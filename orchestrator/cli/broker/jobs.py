@@ -71,6 +71,22 @@ def resolve(
         ),
     ],
     reason: Reason,
+    used_s: Annotated[
+        float,
+        typer.Option(
+            "--used-s",
+            metavar="SECONDS",
+            help="QPU-seconds that the site's own meter has for it, with --as failed.",
+        ),
+    ] = 0.0,
+    charged: Annotated[
+        float | None,
+        typer.Option(
+            "--charged",
+            metavar="AMOUNT",
+            help="What the site billed, in the QPU's unit; a service knows its price of --used-s.",
+        ),
+    ] = None,
     site: SiteFile = None,
     as_json: Json = False,
 ) -> None:
@@ -79,7 +95,7 @@ def resolve(
 
     from orchestrator.application.resolve import resolve_job
 
-    view = resolve_job(job, verdict, reason, site=site)
+    view = resolve_job(job, verdict, reason, used_s=used_s, charged=charged, site=site)
     if as_json:
         print_json(to_jsonable_python(view))
         return
