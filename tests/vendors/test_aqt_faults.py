@@ -19,7 +19,9 @@ from backends.site_access import Token
 from hpcqc import Sampler, open_qpu
 from orchestrator import resources, runs
 from orchestrator.broker.client.protocol import JobUncertain
+from orchestrator.broker.core.metered import Metered
 from orchestrator.broker.core.views import JobState
+from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
 from tests.patience import PATIENCE_S, until
@@ -184,6 +186,20 @@ def test_a_start_without_a_sure_answer_is_uncertain_and_never_repeated(
     assert job.view().state is JobState.UNCERTAIN
     assert most_frequent(run.sampler.run([flipped()], shots=101)) == "001", "others go on"
     assert run.grown("jobs") == (1 if kind == "unsent" else 2)
+
+
+def test_a_lost_task_resolved_by_the_sites_meter_is_charged_as_there(enter, piast_q) -> None:
+    run = enter(piast_q, "lost:submit:1")
+    job = run.sampler.run([flipped()], shots=100)
+    with pytest.raises(JobUncertain):
+        job.result(PATIENCE_S)
+    until(run.charged)
+    broker = resources.opened_broker()
+    assert isinstance(broker, EmbeddedBroker)
+    metered = Metered(used_s=run.grown("qpu_seconds"))
+    view = broker.resolve(job.view().id, "failed", "on the site's meter", metered)
+    assert view.usage.qpu_seconds == pytest.approx(metered.used_s)
+    assert sum(charge.amount for charge in view.usage.charges) == pytest.approx(run.charged())
 
 
 @pytest.mark.parametrize("kind", LOST)
