@@ -11,6 +11,7 @@ import pytest
 from orchestrator.application.known_runs import run_view
 from orchestrator.provenance.schema import read_record
 from orchestrator.slurm import Slurm
+from tests.patience import until
 from tests.private_slurm import SlurmForTests
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -70,7 +71,7 @@ def test_stages_run_on_the_nodes_of_the_allocation(salloc: list[str], slurm: Slu
     assert document["result"] == [nodes, nodes]
     assert [attempt.slurm_job for attempt in read_record(Path("hpcqc-runs/r1")).attempts] == [job]
     assert run_view("r1").slurm_job == job
-    assert slurm.queue() == []
+    until(lambda: not slurm.queue(), slurm.queue)
 
 
 GPUS = """
@@ -124,4 +125,4 @@ def test_a_stage_that_asks_for_more_than_the_allocation_is_refused(
     with pytest.raises(AssertionError, match="the allocation"):
         slurm.run(salloc, timeout_s=200)
     assert not Path("hpcqc-runs").exists()
-    assert slurm.queue() == []
+    until(lambda: not slurm.queue(), slurm.queue)
