@@ -29,7 +29,7 @@ def test_a_peer_that_fails_is_a_row_that_says_so(monkeypatch, module, row) -> No
 
 
 def test_a_script_that_fails_names_its_last_line(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(environments, "_environment", lambda: Path(sys.executable))
+    monkeypatch.setattr(environments, "other_interpreter", lambda *_: Path(sys.executable))
     with pytest.raises(PeerFailed, match="no_such_script"):
         run_other("no_such_script.py")
 
