@@ -1,0 +1,1 @@
+"""Parts of `flows.generative`: circuits as sequences of tokens, the transformer that proposes them."""
