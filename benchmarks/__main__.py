@@ -33,6 +33,7 @@ NAMES = (
     "transpiling",
     "slurm_queue",
     "slurm_stages",
+    "flows.generative",
     "flows.household",
     "flows.molecules",
     "flows.sensing",

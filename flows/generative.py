@@ -16,17 +16,17 @@ circuits of the same tokens. All of it for several seeds; errors are standard er
   that was chosen by the measured one, computed without the QPU.
 
 Needs the extras ``hpcqc[chemistry]`` and JAX with Optax, as in ``hpcqc[learning]``. Beside the keys that
-`flows` documents, the result has ``molecule``, ``qubits``, ``tokens``, ``circuits`` (measured in all),
-``hf``, ``exact``, ``variational`` (energies in Hartree), ``errors_mha`` (of each way above exact, with
-``std_error``) and ``history`` (mean error of the best circuit after each round in mHa: ``transformer``,
-``random``).
+`flows` documents, the result has ``molecule``, ``qubits``, ``tokens``, ``circuits`` (measured in all,
+equal ones once for each way and seed), ``hf``, ``exact``, ``variational`` (energies in Hartree),
+``errors_mha`` (of each way above exact, with ``std_error``) and ``history`` (mean error of the best circuit
+after each round in mHa: ``transformer``, ``random``).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from prefect import flow
 
 from flows._active_space import SpaceChoice
-from flows._comparison import Comparison, Figure, Way, over_seeds
+from flows._comparison import Comparison, Figure, Way, decided, over_seeds
 from flows._fermions import Problem
 from flows._generative.circuits import Vocabulary
 from flows._generative.transformer import beginning, improved, proposed
@@ -48,6 +48,7 @@ __all__ = ["CircuitSearch", "Found", "generative", "proposals", "search"]
 
 _Values = NDArray[np.float64]
 _SAMPLED_PRECISION = 0.05
+_MEASURE = "energy above exact in mHa"
 _ELITE, _SHARPNESS = 16, 4.0
 
 
@@ -77,58 +78,80 @@ class Found:
 @quantum
 def search(qpu: Qpu, problem: Problem, lowest: float, wish: CircuitSearch) -> Found:
     """Search with the transformer and at random; each round is one job, a PUB for each circuit."""
-    from qiskit.quantum_info import Statevector
-
     precision = wish.precision
     if precision is None:
         precision = 0.0 if "estimator" in qpu.target.payload_kinds else _SAMPLED_PRECISION
     words = Vocabulary.of(problem)
-    seeds = range(wish.seed, wish.seed + wish.seeds)
+    seeds = [wish.seed + index for index in range(wish.seeds)]
     weights = [beginning(words.tokens, wish.length, seed) for seed in seeds]
-    known: list[list[tuple[float, tuple[int, ...]]]] = [[] for _ in seeds]
-    best: dict[str, list[tuple[float, Any]]] = {
-        name: [(math.inf, None)] * wish.seeds for name in ("transformer", "random")
-    }
-    history: dict[str, list[list[float]]] = {name: [] for name in best}
+    known = {name: [_Known() for _ in seeds] for name in ("transformer", "random")}
+    history: dict[str, list[list[float]]] = {name: [] for name in known}
     with qpu.lease():
         for turn in range(wish.rounds):
             drawn = proposals(weights, words, wish, turn)
-            circuits = [
-                words.circuit(row) for way in drawn.values() for rows in way for row in rows
-            ]
-            estimator = qpu.estimator(precision=precision, seed=wish.seed + turn)
-            pubs: list[Any] = [(circuit, words.hamiltonian, [], precision) for circuit in circuits]
-            told = [float(one.data.evs) for one in estimator.run(pubs).result()]
-            energies = np.array(told).reshape(len(drawn), wish.seeds, wish.circuits)
-            for name, measured in zip(drawn, energies, strict=True):
-                for index in range(wish.seeds):
-                    at = int(measured[index].argmin())
-                    if measured[index, at] < best[name][index][0]:
-                        best[name][index] = (float(measured[index, at]), drawn[name][index][at])
-                history[name].append(
-                    [
-                        float(
-                            Statevector(words.circuit(row))
-                            .expectation_value(words.hamiltonian)
-                            .real
-                        )
-                        - lowest
-                        for _, row in best[name]
-                    ]
-                )
-            for index, rows in enumerate(drawn["transformer"]):
-                known[index] += [
-                    (float(energy), tuple(int(token) for token in row))
-                    for energy, row in zip(energies[0, index], rows, strict=True)
-                ]
-            weights = fan_out(_taught, list(zip(weights, map(_elite, known), strict=True)))
+            _measure(
+                qpu.estimator(precision=precision, seed=wish.seed + turn),
+                precision,
+                words,
+                drawn,
+                known,
+            )
+            for name, ways in known.items():
+                history[name].append([way.lowest(words) - lowest for way in ways])
+            if turn + 1 < wish.rounds:
+                elites = [way.elite(wish.length, words.tokens - 1) for way in known["transformer"]]
+                weights = fan_out(_taught, list(zip(weights, elites, strict=True)))
     return Found(
         transformer=np.array(history["transformer"]),
         random=np.array(history["random"]),
         qubits=words.support.num_qubits,
         tokens=words.tokens,
-        circuits=2 * wish.rounds * wish.seeds * wish.circuits,
+        circuits=sum(len(one.energies) for ways in known.values() for one in ways),
     )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Known:
+    """Circuits, as their acting tokens, with the energies measured, of one way and seed."""
+
+    energies: dict[tuple[int, ...], float] = field(default_factory=dict)
+    best: tuple[tuple[int, ...], float] | None = None
+
+    def lowest(self, words: Vocabulary) -> float:
+        """Return the exact energy of the circuit with the lowest measured one."""
+        chosen = min(self.energies, key=lambda one: (self.energies[one], one))
+        if self.best is None or self.best[0] != chosen:
+            self.best = (chosen, words.energy(chosen))
+        return self.best[1]
+
+    def elite(self, length: int, nothing: int) -> tuple[NDArray[np.int64], _Values]:
+        """Return the best circuits so far, and how much each teaches: the better, the more."""
+        rows = sorted((energy, one) for one, energy in self.energies.items())[:_ELITE]
+        rows += [rows[-1]] * (_ELITE - len(rows))
+        shares = np.exp(-_SHARPNESS * np.arange(_ELITE) / _ELITE)
+        filled = [[*one, *[nothing] * (length - len(one))] for _, one in rows]
+        return np.array(filled, dtype=np.int64), shares / shares.sum()
+
+
+def _measure(
+    estimator: Any,
+    precision: float,
+    words: Vocabulary,
+    drawn: Mapping[str, Sequence[NDArray[np.int64]]],
+    known: Mapping[str, Sequence[_Known]],
+) -> None:
+    """Measure what is not known yet of its way and seed: one job, each circuit a PUB."""
+    wanted = [
+        (way, one)
+        for name, ways in known.items()
+        for way, rows in zip(ways, drawn[name], strict=True)
+        for one in sorted({words.acting(row) for row in rows} - way.energies.keys())
+    ]
+    if not wanted:
+        return
+    pubs: list[Any] = [(words.circuit(one), words.hamiltonian, [], precision) for _, one in wanted]
+    for (way, one), told in zip(wanted, estimator.run(pubs).result(), strict=True):
+        way.energies[one] = float(told.data.evs)
 
 
 def proposals(
@@ -145,16 +168,6 @@ def proposals(
             for index in range(wish.seeds)
         ],
     }
-
-
-def _elite(
-    known: Sequence[tuple[float, tuple[int, ...]]],
-) -> tuple[NDArray[np.int64], _Values]:
-    """Return the best circuits so far, and how much each teaches: the better, the more."""
-    rows = sorted(set(known))[:_ELITE]
-    rows = [*rows, *[rows[-1]] * (_ELITE - len(rows))]
-    shares = np.exp(-_SHARPNESS * np.arange(len(rows)) / len(rows))
-    return np.array([row for _, row in rows]), shares / shares.sum()
 
 
 def _taught(given: tuple[Any, tuple[NDArray[np.int64], _Values]]) -> Any:
@@ -189,8 +202,8 @@ def _checked(given: Mapping[str, Any]) -> Any:
 def generative(
     molecule: str = "h4",
     bond: float = 1.0,
-    length: int = 10,
-    rounds: int = 10,
+    length: int = 6,
+    rounds: int = 12,
     circuits: int = 16,
     seeds: int = 5,
     precision: float | None = None,
@@ -223,51 +236,44 @@ def generative(
     variational = ground_state.submit(prepared, Settings(precision=precision, seed=seed))
     found = search(prepared.problem, lowest, wish)
     return _result(
-        prepared.space.label, prepared.space.hf_energy, lowest, variational.result(), found, wish
+        f"{curve.name} at {prepared.space.label}",
+        prepared.space.hf_energy,
+        lowest,
+        variational.result(),
+        found,
+        wish,
     )
 
 
 def _result(
     label: str, hf: float, lowest: float, variational: Any, found: Found, wish: CircuitSearch
 ) -> dict[str, Any]:
-    ways = [
-        Way(
-            name="generative transformer",
-            figure=over_seeds(1000 * found.transformer[-1]),
-            is_quantum=True,
-        ),
-        Way(name="random search", figure=over_seeds(1000 * found.random[-1])),
-        Way(name="Hartree-Fock", figure=Figure(value=1000 * (hf - lowest), error=0.0)),
-    ]
+    transformer = Way(
+        name="generative transformer",
+        figure=over_seeds(1000 * found.transformer[-1]),
+        is_quantum=True,
+    )
+    random = Way(name="random search", figure=over_seeds(1000 * found.random[-1]), is_quantum=True)
     vqe = Way(
-        name="variational",
+        name="variational flow",
         figure=Figure(
-            value=1000 * (variational.energy - lowest), error=1000 * variational.std_error
+            # What is left of it in the last digits is no difference.
+            value=round(1000 * (variational.energy - lowest), 6),
+            error=1000 * variational.std_error,
         ),
         is_quantum=True,
     )
-    comparison = Comparison(
-        ways=ways,
-        measure="error in mHa",
-        higher_is_better=False,
-        data=f"{label}, {counted(found.circuits // 2, 'circuit')} each",
-    )
-    per_round = wish.circuits
-    series = [
-        {
-            "label": name,
-            "y": (1000 * values.mean(axis=1)).tolist(),
-            "y_error": (1000 * values.std(axis=1, ddof=1) / math.sqrt(wish.seeds)).tolist(),
-            "style": "points",
-        }
-        for name, values in (("transformer", found.transformer), ("random", found.random))
+    start = Way(name="Hartree-Fock", figure=Figure(value=1000 * (hf - lowest), error=0.0))
+    ways = [
+        transformer,
+        random,
+        vqe,
+        start,
+        Way(name="exact diagonalisation", figure=Figure(value=0.0, error=0.0)),
     ]
-    flat = [("Hartree-Fock", ways[2]), ("variational", vqe)]
-    series += [
-        {"label": name, "y": [way.figure.value] * wish.rounds, "style": "line"}
-        for name, way in flat
-    ]
-    better = vqe.figure.value < ways[0].figure.value
+    comparison = Comparison(ways=ways, measure=_MEASURE, higher_is_better=False, data=label)
+    _, of_circuits = decided(transformer, random, measure=_MEASURE, higher_is_better=False)
+    _, of_flows = decided(transformer, vqe, measure=_MEASURE, higher_is_better=False)
     return {
         "molecule": label,
         "qubits": found.qubits,
@@ -277,39 +283,58 @@ def _result(
         "exact": lowest,
         "variational": variational.energy,
         "errors_mha": {
-            way.name: {"error": way.figure.value, "std_error": way.figure.error}
-            for way in [*ways, vqe]
+            way.name: {"error": way.figure.value, "std_error": way.figure.error} for way in ways
         },
         "history": {
             "transformer": (1000 * found.transformer.mean(axis=1)).tolist(),
             "random": (1000 * found.random.mean(axis=1)).tolist(),
         },
         "comparisons": [comparison.as_record()],
-        "plot": {
-            "title": f"Energy of the best circuit: {label}",
-            "x_label": "Circuits measured for each seed",
-            "y_label": "Error (mHa)",
-            "x": [per_round * (turn + 1) for turn in range(wish.rounds)],
-            "series": series,
-        },
+        "plot": _plot(label, found, wish, (start, vqe)),
         "table": {
             "columns": ["Way", "Error / mHa", "±"],
             "rows": [
-                [way.name, round(way.figure.value, 3), round(way.figure.error, 3)]
-                for way in [*ways, vqe]
+                [way.name, round(way.figure.value, 3), round(way.figure.error, 3)] for way in ways
             ],
         },
         "summary": [
-            comparison.verdict,
+            f"{comparison.verdict} Exact diagonalisation needs no QPU.",
+            f"With the same tokens: {of_circuits}",
             (
-                f"The variational ground state of flows.dissociation has an error of {vqe.figure} mHa with "
-                f"{variational.evaluations} energies: "
-                f"{'better than' if better else 'not better than'} the transformer."
+                f"Beside flows.dissociation's variational ground state "
+                f"({counted(variational.evaluations, 'energy', 'energies')} measured): {of_flows}"
             ),
             (
-                f"{label}: {counted(found.qubits, 'qubit')}, {counted(found.tokens, 'token')}, "
-                f"{counted(wish.length, 'token')} in a circuit; {found.circuits:,} circuits in all, "
-                f"{counted(wish.seeds, 'seed')}. Energies shown are exact for the circuits chosen."
+                f"{label}: {counted(found.qubits, 'qubit')}, {counted(found.tokens, 'token')}; each way "
+                f"proposed {wish.rounds * wish.circuits} circuits for each of {wish.seeds} seeds; "
+                f"{found.circuits} were measured, equal ones once for each way and seed."
+            ),
+            (
+                "Errors of the transformer and of random search are exact for the circuit whose "
+                "measured energy is lowest, computed without the QPU."
             ),
         ],
+    }
+
+
+def _plot(label: str, found: Found, wish: CircuitSearch, flat: Sequence[Way]) -> dict[str, Any]:
+    """Return the mean error of the best circuit after each round, with lines for the flat ways."""
+    series: list[dict[str, Any]] = [
+        {
+            "label": name,
+            "y": (1000 * values.mean(axis=1)).tolist(),
+            "y_error": (1000 * values.std(axis=1, ddof=1) / math.sqrt(wish.seeds)).tolist(),
+            "style": "points",
+        }
+        for name, values in (("transformer", found.transformer), ("random", found.random))
+    ]
+    series += [
+        {"label": way.name, "y": [way.figure.value] * wish.rounds, "style": "line"} for way in flat
+    ]
+    return {
+        "title": f"Energy of the best circuit: {label}",
+        "x_label": "Circuits proposed for each seed",
+        "y_label": "Error (mHa)",
+        "x": [wish.circuits * (turn + 1) for turn in range(wish.rounds)],
+        "series": series,
     }

@@ -14,7 +14,7 @@ __all__ = ["beginning", "improved", "logits", "proposed"]
 
 _Weights = Mapping[str, NDArray[np.float32]]
 _WIDTH, _HEADS, _BLOCKS = 32, 4, 2
-_STEPS, _RATE = 30, 3e-3
+_STEPS, _RATE = 10, 3e-3
 
 
 def beginning(tokens: int, length: int, seed: int) -> _Weights:
