@@ -38,7 +38,7 @@ from flows._comparison import Comparison, Figure, Way, decided, over_seeds
 from flows._fermions import Problem
 from flows._generative.circuits import Vocabulary
 from flows._generative.transformer import beginning, improved, proposed
-from flows._inputs import InputError, require_extra
+from flows._inputs import InputError, check_whole, require_extra
 from flows._molecules import MOLECULES, Scan, built_in_curve
 from flows.dissociation import Settings, exact, ground_state, integrals
 from hpcqc import Qpu, checked_by, fan_out, quantum
@@ -186,11 +186,7 @@ def _checked(given: Mapping[str, Any]) -> Any:
         "seeds": (5, 100),
         "seed": (0, 2**31),
     }
-    for name, (least, most) in bounds.items():
-        if not least <= given[name] <= most:
-            raise InputError(
-                f"{name} {given[name]}: expected a whole number from {least} to {most}"
-            )
+    check_whole(given, bounds)
     precision = given["precision"]
     if precision is not None and not (math.isfinite(precision) and precision >= 0):
         raise InputError(f"precision {precision}: expected Hartree, ≥ 0 (0 is exact)")
