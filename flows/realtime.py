@@ -13,8 +13,8 @@ alone. ``hpcqc run flows.realtime -p name=value …`` takes:
 - ``streamed``: shots to stream at most, 1000 by default.
 - ``deadline_us``: time from sending the last round to having the corrections, in microseconds, 1000
   by default; ``timeout_s`` after which a call counts as lost.
-- ``server``: "host:port" of a decoding server that runs already, with the decoder of another run
-  behind it; by default the stage starts its own on loopback.
+- ``server``: "host:port" of a decoding server that runs already on this machine, with the decoder of
+  another run behind it; by default the stage starts its own on loopback.
 
 Latencies are measured, so they differ between runs; decoded flips do not. Beside the keys that `flows`
 documents, the result has ``experiment``, ``qpu_source``, ``decoder``, ``streamed``, ``wrong`` (share of
@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prefect import flow
 
+from backends.http_rules import is_loopback
 from flows._comparison import Comparison, Way
 from flows._decoder.experiments import Experiment, unpacked
 from flows._decoder.networks import Shape, grid_of
@@ -93,6 +94,11 @@ def _checked(given: Mapping[str, Any]) -> MemorySettings:
         host, _, port = server.rpartition(":")
         if not (host and port.isdecimal() and 0 < int(port) < 65536):
             raise InputError(f"server {server!r}: expected host:port, such as 127.0.0.1:5555")
+        if not is_loopback(host):
+            raise InputError(
+                f"server {server!r} is on another machine: the wire neither encrypts nor authenticates, "
+                "and no label of the data holds for it; start one here with 'hpcqc realtime serve'"
+            )
     return checked({**given, "network": "residual", "width": None, "gpus": 0, "save": None})
 
 

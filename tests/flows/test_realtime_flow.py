@@ -163,6 +163,7 @@ def test_matching_is_streamed_without_training(run: Run, kept: Check) -> None:
         ({"deadline_us": float("nan")}, naming("deadline_us")),
         ({"timeout_s": 0.0}, naming("timeout_s")),
         ({"server": "nowhere"}, naming("nowhere")),
+        ({"server": "decoder.site:5555"}, naming("decoder.site", "another machine")),
         ({"distance": 2}, naming("distance", 2)),
     ],
 )
