@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from flows._drawing import drawing
 from flows._points import Points
 
 if TYPE_CHECKING:
@@ -42,14 +42,8 @@ def picture(
         curves: Mean silhouettes with their standard errors, one per iteration.
         shares: Shares of shots that are the best choice, one per iteration.
     """
-    import matplotlib
-
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "clustering", "svg.fonttype": "none", "font.size": 8}
-    ):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9, 5.6), layout="constrained")
+    with drawing("clustering", 9, 5.6) as drawn:
+        figure = drawn.figure
         axes = figure.subplots(2, 3).ravel().tolist()
         flat, names = _flat(points)
         for one, panel in zip(axes[:4], panels, strict=False):
@@ -58,10 +52,7 @@ def picture(
             one.set_axis_off()
         _draw_silhouettes(axes[4], curves)
         _draw_shares(axes[5], shares)
-        buffer = io.StringIO()
-        # The points are pixels: thousands of circles would be megabytes.
-        figure.savefig(buffer, format="svg", dpi=110, metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return drawn.svg
 
 
 def _flat(points: Points) -> tuple[NDArray[np.float64], tuple[str, str]]:
@@ -79,6 +70,7 @@ def _draw_points(
     axes: Axes, flat: NDArray[np.float64], names: tuple[str, str], panel: Panel
 ) -> None:
     colors = panel.labels % 20
+    # The points are pixels: thousands of circles would be megabytes.
     axes.scatter(
         flat[:, 0], flat[:, 1], c=colors, cmap="tab20", vmin=0, vmax=19, s=5, rasterized=True
     )

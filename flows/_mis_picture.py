@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows._conflict_graphs import ConflictGraph
+from flows._drawing import drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,20 +47,14 @@ def picture(
         ratios: For each way to sample the share of samples by the ratio of their weight to that of
             the reference.
     """
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": "mis", "svg.fonttype": "none", "font.size": 8}):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, 3.6), layout="constrained")
+    with drawing("mis", 10, 3.6) as document:
+        figure = document.figure
         axes = figure.subplots(1, 3).ravel().tolist()
         places = layout(graph)
         for one, drawn in zip(axes[:2], sets, strict=True):
             _draw_graph(one, graph, places, drawn)
         _draw_ratios(axes[2], ratios)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", dpi=110, metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return document.svg
 
 
 def layout(graph: ConflictGraph) -> _Positions:

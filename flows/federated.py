@@ -247,7 +247,7 @@ def _texts(data: str | None, seed: int) -> dict[str, str]:
     folder = Path(data)
     if not folder.is_dir():
         raise InputError(f"data {data!r}: expected a folder with a file for each hospital")
-    files = sorted(folder.glob("*.csv"))
+    files = sorted(file for file in folder.glob("*.csv") if file.is_file())
     if not files:
         raise InputError(f"{folder}: no files of hospitals, such as cleveland.csv")
     return {file.stem: file.read_text(encoding="utf-8", errors="replace") for file in files}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from flows._anomalies.learning import Scores
 from flows._comparison import Comparison
+from flows._drawing import drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,22 +38,14 @@ class SetPanel:
 
 def picture(panels: Sequence[SetPanel]) -> str:
     """Return an SVG document with a row for each set."""
-    import matplotlib
-
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "anomalies", "svg.fonttype": "none", "font.size": 8}
-    ):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(11, 3.4 * len(panels)), layout="constrained")
+    with drawing("anomalies", 11, 3.4 * len(panels)) as drawn:
+        figure = drawn.figure
         rows = figure.subplots(len(panels), 3, squeeze=False, width_ratios=(1.6, 1, 1))
         for row, panel in zip(rows, panels, strict=True):
             _draw_figures(row[0], panel)
             _draw_bandwidths(row[1], panel)
             _draw_curves(row[2], panel)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return drawn.svg
 
 
 def _draw_figures(axes: Axes, panel: SetPanel) -> None:

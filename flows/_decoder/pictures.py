@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from flows._decoder.experiments import Experiment, unpacked
 from flows._decoder.networks import grid_of
 from flows._decoder.standings import Standing
 from flows._decoder.training import Step
+from flows._drawing import drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,31 +25,19 @@ _MOST_SHOTS = 20_000
 
 def picture(experiment: Experiment, rated: Sequence[Standing], steps: Sequence[Step]) -> str:
     """Return an SVG document. rated: the network's standing is the one named so."""
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": "decoder", "svg.fonttype": "none", "font.size": 8}):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(11, 3.6), layout="constrained")
+    with drawing("decoder", 11, 3.6) as drawn:
+        figure = drawn.figure
         left, middle, right = figure.subplots(1, 3)
         _draw_errors(left, rated)
         _draw_events(middle, experiment)
         _draw_learning(right, steps)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+    return drawn.svg
 
 
 def latencies(times: Mapping[str, NDArray[np.float64]], deadline_us: float) -> str:
     """Return an SVG document: a histogram of seconds by name, and how many are above each time."""
-    import matplotlib
-
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "realtime", "svg.fonttype": "none", "font.size": 8}
-    ):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, 3.6), layout="constrained")
+    with drawing("realtime", 10, 3.6) as drawn:
+        figure = drawn.figure
         left, right = figure.subplots(1, 2)
         known = {name: 1e6 * found for name, found in times.items() if found.size}
         lowest = min([deadline_us, *(found.min() for found in known.values())])
@@ -69,9 +57,7 @@ def latencies(times: Mapping[str, NDArray[np.float64]], deadline_us: float) -> s
         right.set_ylabel("share that takes longer")
         left.set_title("Latencies")
         right.set_title("Tails")
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+    return drawn.svg
 
 
 def _draw_errors(axes: Axes, rated: Sequence[Standing]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flows._comparison import Figure as Measure
+from flows._drawing import drawing
 
 __all__ = ["picture"]
 
@@ -32,14 +32,8 @@ def picture(
         eigenvalues: least of a partial transpose, of each test state, by simulation.
         rights: for each judge shown, how often it is right about each test state, 0 to 1.
     """
-    import matplotlib
-
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "entanglement", "svg.fonttype": "none", "font.size": 8}
-    ):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9, 3.8), layout="constrained")
+    with drawing("entanglement", 9, 3.8) as drawn:
+        figure = drawn.figure
         left, right = figure.subplots(1, 2)
         for name, found in curves.items():
             values, errors = [one.value for one in found], [one.error for one in found]
@@ -63,6 +57,4 @@ def picture(
         right.set_xlabel("least eigenvalue of a partial transpose: entangled below 0")
         right.set_title("Share of right judgements", fontsize=8)
         right.legend(frameon=False, fontsize=7)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return drawn.svg

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows._comparison import Way
+from flows._drawing import drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,14 +42,8 @@ def picture(
         learned: The policies that evolved.
         policy: What the quantum policy does at a middle net load, (24, states of charge).
     """
-    import matplotlib
-
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "household", "svg.fonttype": "none", "font.size": 8}
-    ):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, 3.6), layout="constrained")
+    with drawing("household", 10, 3.6) as drawn:
+        figure = drawn.figure
         figure.suptitle(title, fontsize=9)
         left, middle, right = figure.subplots(1, 3).ravel().tolist()
         _draw_costs(left, ways, bound)
@@ -61,9 +55,7 @@ def picture(
         middle.set_title("Evolution on the homes of the training", fontsize=8)
         middle.legend(frameon=False)
         _draw_policy(figure, right, policy)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", dpi=110, metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return drawn.svg
 
 
 def _draw_costs(axes: Axes, ways: Sequence[Way], bound: Way) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from flows._drawing import drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,20 +43,14 @@ def picture(title: str, times: _Values, drifts: Mapping[str, _Values], course: C
         drifts: For each way the distance from the true position, (trials, n) in m.
         course: Of the adaptive interrogation.
     """
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": "sensing", "svg.fonttype": "none", "font.size": 8}):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, 3.6), layout="constrained")
+    with drawing("sensing", 10, 3.6) as drawn:
+        figure = drawn.figure
         figure.suptitle(title, fontsize=9)
         left, middle, right = figure.subplots(1, 3).ravel().tolist()
         _draw_drifts(left, times, drifts)
         _draw_pulses(middle, course)
         _draw_bias(right, course)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", dpi=110, metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return drawn.svg
 
 
 def _draw_drifts(axes: Axes, times: _Values, drifts: Mapping[str, _Values]) -> None:
