@@ -26,7 +26,7 @@ _QUESTION = b"GET /v1/whoami HTTP/1.1\r\nHost: localhost\r\n\r\n"
 _ANSWER_BYTES = 1 << 14
 _UNKNOWN = b"HTTP/1.1 401 "
 _SERVICE_S = 10.0
-_AWAY = (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError, LinkError)
+_AWAY = (OSError, EOFError, TimeoutError, LinkError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,40 +53,58 @@ class Service:
     address: str
     asks_for_tokens: bool = True
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect. Raises ``OSError``, or `LinkError` if the service knows this process."""
-        if not self.address.startswith("unix:"):
-            return await asyncio.open_connection(*host_and_port(self.address))
-        path = self.address.removeprefix("unix:")
-        reader, writer = await asyncio.open_unix_connection(path)
+    async def connect(self) -> socket.socket:
+        """Connect. Raises ``OSError``, or `LinkError` if the service knows this process.
+
+        A socket and not a pair of streams: those forget what they have not read once a write fails.
+        """
+        path = self.address.removeprefix("unix:") if self.address.startswith("unix:") else None
+        host, port = ("", 0) if path else host_and_port(self.address)
+        family = socket.AF_UNIX if path else socket.AF_INET6 if ":" in host else socket.AF_INET
+        service = socket.socket(family, socket.SOCK_STREAM)
         try:
-            check_listener(writer.get_extra_info("socket"), path)
-            if self.asks_for_tokens:
-                await _check_unknown(reader, writer, self.address)
-        except BaseException as error:
-            writer.close()
-            if isinstance(error, UnixSocketError):
-                raise LinkError(str(error)) from None
+            service.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(service, path or (host, port))
+            if path:
+                check_listener(service, path)
+                if self.asks_for_tokens:
+                    await _check_unknown(service, self.address)
+        except UnixSocketError as error:
+            service.close()
+            raise LinkError(str(error)) from None
+        except BaseException:
+            service.close()
             raise
-        return reader, writer
+        return service
 
 
-async def _check_unknown(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str
-) -> None:
-    writer.write(_QUESTION)
-    head = await reader.readuntil(b"\r\n\r\n")
+async def _check_unknown(service: socket.socket, address: str) -> None:
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(service, _QUESTION)
+    answer, whole = b"", _ANSWER_BYTES
+    while len(answer) < whole:
+        piece = await loop.sock_recv(service, whole - len(answer))
+        if not piece:
+            raise EOFError("it hangs up")
+        answer += piece
+        head, ends, _ = answer.partition(b"\r\n\r\n")
+        if ends:
+            whole = len(head) + len(ends) + _length_of_unknown(head, address)
+
+
+def _length_of_unknown(head: bytes, address: str) -> int:
+    """Return the length of the body; raise `LinkError` unless this is the answer to a stranger."""
     lengths = [
-        line.partition(b":")[2]
+        line.partition(b":")[2].strip()
         for line in head.lower().split(b"\r\n")
         if line.startswith(b"content-length:")
     ]
-    if not head.startswith(_UNKNOWN) or len(lengths) != 1 or not lengths[0].strip().isdigit():
+    if not head.startswith(_UNKNOWN) or len(lengths) != 1 or not lengths[0].isdigit():
         raise LinkError(
             f"{address} knows this process by its user, so every site would act as that user; "
             f"serve 'token-only:{address}' and name that socket"
         )
-    await reader.readexactly(min(int(lengths[0]), _ANSWER_BYTES))
+    return min(int(lengths[0]), _ANSWER_BYTES)
 
 
 @dataclass(eq=False)
@@ -107,7 +125,7 @@ class Front:
         self._tls()
         try:
             async with asyncio.timeout(_SERVICE_S):
-                _reader, probe = await self.service.connect()
+                probe = await self.service.connect()
             probe.close()
         except LinkError:
             raise
@@ -213,11 +231,9 @@ class Front:
         self._note("opened", facts | assured.to_plain())
         try:
             async with asyncio.timeout(_SERVICE_S):
-                reader, writer = await self.service.connect()
-            try:
-                await client.pass_on(reader, writer)
-            finally:
-                writer.transport.abort()
+                service = await self.service.connect()
+            with service:
+                await client.pass_on(service)
         except _AWAY as error:
             reason = str(error) or type(error).__name__
             self._note("service-away", {"service": self.service.address, "reason": reason})
@@ -263,10 +279,10 @@ class _Client:
                 raise EOFError
             self._tls.bio_write(data)
 
-    async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def pass_on(self, service: socket.socket) -> None:
         """Pass bytes on in both directions until either side ends."""
-        inward = asyncio.ensure_future(self._inward(writer))
-        outward = asyncio.ensure_future(self._outward(reader))
+        inward = asyncio.ensure_future(self._inward(service))
+        outward = asyncio.ensure_future(self._outward(service))
         try:
             await asyncio.wait((inward, outward), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -275,7 +291,7 @@ class _Client:
             await asyncio.gather(inward, outward, return_exceptions=True)
         await self.let_go()
 
-    async def _inward(self, writer: asyncio.StreamWriter) -> None:
+    async def _inward(self, service: socket.socket) -> None:
         from OpenSSL import SSL
 
         while True:
@@ -290,11 +306,15 @@ class _Client:
                 continue
             except SSL.Error:  # it ends, or sends what is no TLS
                 return
-            writer.write(data)
-            await writer.drain()
+            try:
+                await asyncio.get_running_loop().sock_sendall(service, data)
+            except OSError:
+                await asyncio.sleep(self._limits.linger_s)  # while its last words go outward
+                return
 
-    async def _outward(self, reader: asyncio.StreamReader) -> None:
-        while data := await reader.read(_PIECE_BYTES):
+    async def _outward(self, service: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while data := await loop.sock_recv(service, _PIECE_BYTES):
             self.send(data)
             async with asyncio.timeout(self._limits.unread_s):
                 await self._writer.drain()
