@@ -211,20 +211,20 @@ def test_parities_are_means_of_products() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
-@pytest.mark.parametrize(("qpu", "qubits"), [("aer", 3), ("vlq", 2)])
+@pytest.mark.parametrize(("qpu", "qubits", "shots"), [("aer", 3, 27_000), ("vlq", 2, 270)])
 def test_states_are_judged(
-    qpu: str, qubits: int, run_on: Callable[[str], Run], kept: Check
+    qpu: str, qubits: int, shots: int, run_on: Callable[[str], Run], kept: Check
 ) -> None:
     run_on(qpu)
     parameters: dict[str, Any] = {"qubits": qubits, "training": 120, "test": 100, "networks": 2}
     parameters["settings"] = [3, 3**qubits]
-    parameters["shots"] = 270
+    parameters["shots"] = shots
     result = kept(entanglement(**parameters))
     ways = {(way["name"], way["settings"]): way for way in result["ways"]}
     assert len(ways[("network", 3)]["by_seed"]) == 2
     assert {settings for _, settings in ways} == {3, 3**qubits}
-    if qpu == "aer":  # little is left of entanglement under noise at so few shots
-        assert ways["tomography with PPT, threshold tuned", 3**qubits]["value"] > 0.6
+    if qpu == "aer":  # little is left of entanglement under noise at few shots
+        assert ways["tomography with PPT, threshold tuned", 3**qubits]["value"] > 0.75
     assert (("CHSH inequality", 9) in ways) is (qubits == 2)
     assert result["summary"][0].startswith(("Nobody won", "Tomography", "Network", "Bell"))
     (record,) = result["comparisons"]
