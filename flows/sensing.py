@@ -31,7 +31,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -318,7 +317,7 @@ def sensing(
     settings = Interrogating(atoms=atoms, rate=rate, seed=seed)
     fringe = calibrated_fringe(settings)
     found = interrogate(runs, fringe, settings)
-    source = "generated drives" if data is None else f"the rest in {Path(data).resolve().name}"
+    source = "generated drives" if data is None else f"the rest in {data}"
     return result(source, runs, fringe, found, drifts(runs, found))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from backends.plugins import PluginUnusable
-from backends.suggestions import did_you_mean
+from backends.stated_options import check_names, clock_scale
 
 if TYPE_CHECKING:
     from backends.aer.backend import AerBackend
@@ -49,12 +48,7 @@ class AerOptions:
 def _parse_options(options: Mapping[str, Any]) -> AerOptions:
     """Check a site's options. Raises `PluginUnusable` naming the option and what it may be."""
     names = [field.name for field in fields(AerOptions)]
-    for name in options:
-        if name not in names:
-            raise PluginUnusable(
-                f"unknown option {name!r} of backend 'aer'; there are: {', '.join(names)}"
-                f"{did_you_mean(name, names)}"
-            )
+    check_names(options, names, "backend 'aer'")
     choices = (
         ("method", METHODS),
         ("precision", (*_PRECISIONS, None)),
@@ -68,9 +62,7 @@ def _parse_options(options: Mapping[str, Any]) -> AerOptions:
         value = options.get(name)
         if value is not None and not (type(value) is int and value >= 1):
             raise PluginUnusable(f"option {name} = {value!r}; give a whole number ≥ 1")
-    scale = options.get("time_scale", 0.0)
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
-        raise PluginUnusable(f"option time_scale = {scale!r}; give a number ≥ 0")
+    clock_scale(options, default=0.0)
     profile = options.get("profile")
     if profile is not None and not (isinstance(profile, (str, os.PathLike)) and str(profile)):
         raise PluginUnusable(f"option profile = {profile!r}; give a profile's name or a path")

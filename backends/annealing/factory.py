@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from backends.plugins import PluginUnusable
 from backends.registry import BackendPackages
-from backends.suggestions import did_you_mean
+from backends.stated_options import check_names
 
 if TYPE_CHECKING:
     from backends.api import Backend
@@ -101,12 +101,7 @@ class AnnealingFactory:
 
 def _parse_options(options: Mapping[str, Any]) -> AnnealingOptions:
     names = [one.name for one in fields(AnnealingOptions)]
-    for name in options:
-        if name not in names:
-            raise PluginUnusable(
-                f"unknown option {name!r} of backend 'annealing'; there are: {', '.join(names)}"
-                f"{did_you_mean(name, names)}"
-            )
+    check_names(options, names, "backend 'annealing'")
     chosen = AnnealingOptions(**options)
     if not _is_whole(chosen.sweeps) or not 1 <= chosen.sweeps <= _MOST_SWEEPS:
         raise PluginUnusable(

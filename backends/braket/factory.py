@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from backends.plugins import PluginUnusable
 from backends.registry import BackendPackages
-from backends.suggestions import did_you_mean
+from backends.stated_options import check_names
 
 if TYPE_CHECKING:
     from backends.api import Backend
@@ -92,12 +92,7 @@ class BraketFactory:
             from backends.started_jobs import StartedJobs
 
             return BraketCloud(cloud, StartedJobs(state_dir / "tasks", job_id=ARN))
-        for name in options:
-            if name != "simulator":
-                raise PluginUnusable(
-                    f"unknown option {name!r} of backend 'braket'; there is: simulator"
-                    f"{did_you_mean(name, ['simulator'])}"
-                )
+        check_names(options, ["simulator"], "backend 'braket'")
         simulator = options.get("simulator", _SIMULATORS[0])
         if simulator not in _SIMULATORS:
             raise PluginUnusable(
@@ -114,12 +109,8 @@ create = BraketFactory()
 
 def _parse_cloud(options: Mapping[str, Any]) -> CloudOptions:
     names = [field.name for field in fields(CloudOptions)]
+    check_names(options, names, "a device in Braket's cloud")
     for name, value in options.items():
-        if name not in names:
-            raise PluginUnusable(
-                f"unknown option {name!r} of a device in Braket's cloud; there are: "
-                f"{', '.join(names)}{did_you_mean(name, names)}"
-            )
         if name == "concurrent_tasks":
             if not (type(value) is int and value >= 1):
                 raise PluginUnusable(f"option {name} = {value!r}; give a whole number ≥ 1")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from backends.api import Calibration, Target
 from backends.metering import Metering
 from backends.plugins import PluginUnusable
-from backends.suggestions import did_you_mean
+from backends.stated_options import check_names
 
 __all__ = ["CALLS", "Fault", "FaultKind", "Script", "read_script", "script_target"]
 
@@ -92,12 +92,7 @@ _SCRIPT_KEYS = tuple(f.name for f in fields(Script) if f.name not in ("faults", 
 def read_script(options: Mapping[str, Any]) -> Script:
     """Build a script from options: fields of `Script` and `Target`, and ``faults``."""
     known = ("faults", *_SCRIPT_KEYS, *_TARGET_KEYS)
-    for name in options:
-        if name not in known:
-            raise PluginUnusable(
-                f"unknown option {name!r} of backend 'fake'; there are: {', '.join(known)}"
-                f"{did_you_mean(name, known)}"
-            )
+    check_names(options, known, "backend 'fake'")
     changes = {key: _frozen(options[key]) for key in _TARGET_KEYS if key in options}
     if "payload_kinds" in changes:
         changes["payload_kinds"] = frozenset(changes["payload_kinds"])

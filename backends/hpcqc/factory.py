@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,11 +12,10 @@ from backends.links import Link, LinkError
 from backends.links.link import SCHEME, link_name
 from backends.links.tls import require_links
 from backends.plugins import PluginUnusable
-from backends.suggestions import did_you_mean
+from backends.stated_options import check_names
 from backends.unix_sockets import UNIX, UnixSocketError, check_path
 
 if TYPE_CHECKING:
-    from backends.api import Target
     from backends.hpcqc.backend import BrokerBackend
     from backends.site_access import TokenSource
 
@@ -55,12 +52,7 @@ def _parse_options(options: Mapping[str, Any]) -> BrokerOptions:
     """Check a site's options. Raises `PluginUnusable` naming the option and what it may be."""
     from backends.site_access import FixedToken, Token, checked_url, token_from_options
 
-    for name in options:
-        if name not in _STATED:
-            raise PluginUnusable(
-                f"unknown option {name!r} of backend {_NAME!r}; there are: {', '.join(_STATED)}"
-                f"{did_you_mean(name, _STATED)}"
-            )
+    check_names(options, _STATED, f"backend {_NAME!r}")
     qpu, project = options.get("qpu"), options.get("project", "")
     labels, tasks = options.get("labels", []), options.get("tasks", _TASKS)
     if not isinstance(qpu, str) or not 0 < len(qpu) <= 200 or not qpu.isprintable():
@@ -142,14 +134,6 @@ class BrokerFactory:
     def over_wire(self, options: Mapping[str, Any]) -> bool:
         """Return whether another broker is asked: always."""
         return bool(options)
-
-    def describe(self, options: Mapping[str, Any]) -> Target:
-        """Return the target as the other broker states it now."""
-        with (
-            tempfile.TemporaryDirectory() as scratch,
-            closing(self(options, state_dir=Path(scratch))) as backend,
-        ):
-            return backend.target()
 
 
 create = BrokerFactory()

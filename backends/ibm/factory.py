@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from backends.plugins import PluginUnusable
 from backends.registry import BackendPackages
-from backends.suggestions import did_you_mean
+from backends.stated_options import check_names, clock_scale
 
 if TYPE_CHECKING:
     from backends.api import Backend
@@ -115,7 +114,7 @@ create = IbmFactory()
 
 
 def _parse_offline(device: str, options: Mapping[str, Any]) -> OfflineOptions:
-    _check_names(options, _OFFLINE_OPTIONS, "a fake device of backend")
+    check_names(options, _OFFLINE_OPTIONS, f"a fake device of backend {_NAME!r}")
     noise = options.get("noise", True)
     if not isinstance(noise, bool):
         raise PluginUnusable(f"option noise = {noise!r}; give true or false")
@@ -125,7 +124,7 @@ def _parse_offline(device: str, options: Mapping[str, Any]) -> OfflineOptions:
 def _parse_service(device: str, options: Mapping[str, Any]) -> ServiceOptions:
     from backends.site_access import checked_url, token_from_options
 
-    _check_names(options, _SERVICE_OPTIONS, "backend")
+    check_names(options, _SERVICE_OPTIONS, f"backend {_NAME!r}")
     instance = options.get("instance")
     if not isinstance(instance, str) or not instance.startswith("crn:"):
         raise PluginUnusable(
@@ -139,9 +138,7 @@ def _parse_service(device: str, options: Mapping[str, Any]) -> ServiceOptions:
     profile = options.get("profile")
     if profile is not None and not (isinstance(profile, str) and profile):
         raise PluginUnusable(f"option profile = {profile!r}; give a profile's name or a path")
-    scale = options.get("time_scale", 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
-        raise PluginUnusable(f"option time_scale = {scale!r}; give a number ≥ 0")
+    scale = clock_scale(options, default=1.0)
     return ServiceOptions(
         device=device,
         instance=instance,
@@ -151,14 +148,5 @@ def _parse_service(device: str, options: Mapping[str, Any]) -> ServiceOptions:
         profile=profile,
         session_s=options.get("session_s"),
         concurrent_tasks=options.get("concurrent_tasks", 3),
-        time_scale=float(scale),
+        time_scale=scale,
     )
-
-
-def _check_names(options: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
-    for name in options:
-        if name not in known:
-            raise PluginUnusable(
-                f"unknown option {name!r} of {where} {_NAME!r}; there are: {', '.join(known)}"
-                f"{did_you_mean(name, known)}"
-            )

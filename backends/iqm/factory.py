@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import tempfile
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from backends.plugins import PluginUnusable
 from backends.registry import BackendPackages
+from backends.stated_options import check_names, clock_scale
 from backends.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -74,17 +72,12 @@ def _parse_options(options: Mapping[str, Any]) -> IqmOptions:
     """Check a site's options. Raises `PluginUnusable` naming the option and what it may be."""
     from backends.site_access import checked_url, token_from_options
 
-    for name in options:
-        if name == "fake":
-            raise PluginUnusable(
-                f"option fake = {options[name]!r} beside others; a fake device has no server, so "
-                "give fake alone"
-            )
-        if name not in _STATED:
-            raise PluginUnusable(
-                f"unknown option {name!r} of backend {_NAME!r}; there are: {', '.join(_STATED)}"
-                f"{did_you_mean(name, _STATED)}"
-            )
+    if "fake" in options:
+        raise PluginUnusable(
+            f"option fake = {options['fake']!r} beside others; a fake device has no server, so "
+            "give fake alone"
+        )
+    check_names(options, _STATED, f"backend {_NAME!r}")
     given = {key: value for key, value in options.items() if key != "token"}
     given["url"] = checked_url(options, _NAME)
     _check_access(given)
@@ -92,9 +85,7 @@ def _parse_options(options: Mapping[str, Any]) -> IqmOptions:
     for name, kind in (*((text, str) for text in texts), ("use_timeslot", bool)):
         if name in given and not (isinstance(given[name], kind) and given[name] != ""):
             raise PluginUnusable(f"option {name} = {given[name]!r}; give {_WORDS[kind]}")
-    scale = given.get("time_scale", 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
-        raise PluginUnusable(f"option time_scale = {scale!r}; give a number ≥ 0")
+    given["time_scale"] = clock_scale(options, default=1.0)
     return IqmOptions(token=token_from_options(options, _NAME), **given)
 
 
@@ -176,20 +167,11 @@ class IqmFactory:
             ) from error
 
     def describe(self, options: Mapping[str, Any]) -> Target | None:
-        """Return the target as the profile states it; without one, the server is asked.
-
-        None for a fake device, which its process describes.
-        """
+        """Return the target as the profile states it; None without one: the device states it."""
         if set(options) == {"fake"}:
             return None
         parsed = _parse_options(options)
-        if parsed.profile is not None:
-            return _target(parsed, parsed.profile)
-        with (
-            tempfile.TemporaryDirectory() as scratch,
-            closing(self(options, state_dir=Path(scratch))) as backend,
-        ):
-            return backend.target()
+        return None if parsed.profile is None else _target(parsed, parsed.profile)
 
 
 create = IqmFactory()

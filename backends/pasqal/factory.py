@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from backends.plugins import PluginUnusable
 from backends.registry import BackendPackages
-from backends.suggestions import did_you_mean
+from backends.stated_options import check_names
 
 if TYPE_CHECKING:
     from backends.analog.device import RydbergDevice
@@ -72,12 +72,7 @@ def _parsed(options: Mapping[str, Any]) -> tuple[RydbergDevice, int, str | None]
     from backends.analog.device import DeviceError
     from backends.analog.devices import stated_device
 
-    for name in options:
-        if name not in _OPTIONS:
-            raise PluginUnusable(
-                f"unknown option {name!r} of backend 'pasqal'; there are: {', '.join(_OPTIONS)}"
-                f"{did_you_mean(name, _OPTIONS)}"
-            )
+    check_names(options, _OPTIONS, "backend 'pasqal'")
     most = options.get("max_atoms", _DEFAULT_ATOMS)
     if type(most) is not int or not 1 <= most <= _MOST_ATOMS:
         raise PluginUnusable(f"option max_atoms = {most!r}; give a number from 1 to {_MOST_ATOMS}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from backends.plugins import PluginUnusable
 from backends.registry import BackendPackages
-from backends.suggestions import did_you_mean
+from backends.stated_options import check_names
 
 if TYPE_CHECKING:
     from backends.api import Backend
@@ -44,12 +44,8 @@ class QdmiOptions:
 
 def _parse_options(options: Mapping[str, Any]) -> QdmiOptions:
     names = [field.name for field in fields(QdmiOptions)]
+    check_names(options, names, "backend 'qdmi'")
     for name, value in options.items():
-        if name not in names:
-            raise PluginUnusable(
-                f"unknown option {name!r} of backend 'qdmi'; there are: {', '.join(names)}"
-                f"{did_you_mean(name, names)}"
-            )
         if name == "qubits":
             if value is not None and not (type(value) is int and value >= 1):
                 raise PluginUnusable(f"option qubits = {value!r}; give a whole number ≥ 1")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from backends.plugins import PluginUnusable
 from backends.registry import BackendPackages
-from backends.suggestions import did_you_mean
+from backends.stated_options import check_names
 
 if TYPE_CHECKING:
     from backends.api import Backend
@@ -78,12 +78,7 @@ create = QrmiFactory()
 def _parse_options(options: Mapping[str, Any]) -> QrmiOptions:
     from backends.site_access import checked_url, token_from_options
 
-    for name in options:
-        if name not in _STATED:
-            raise PluginUnusable(
-                f"unknown option {name!r} of backend 'qrmi'; there are: {', '.join(_STATED)}"
-                f"{did_you_mean(name, _STATED)}"
-            )
+    check_names(options, _STATED, "backend 'qrmi'")
     kind, tasks = options.get("type", _TYPES[0]), options.get("tasks", _TASKS)
     if kind not in _TYPES:
         raise PluginUnusable(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from backends.plugins import PluginUnusable
-from backends.suggestions import did_you_mean
+from backends.stated_options import check_names, clock_scale
 
 if TYPE_CHECKING:
     from backends.api import Backend, Target
@@ -65,22 +64,15 @@ def _runner(options: Mapping[str, Any]) -> RydbergRunner:
     from backends.analog.devices import stated_device
     from backends.rydberg.runner import RydbergRunner
 
-    for name in options:
-        if name not in _OPTIONS:
-            raise PluginUnusable(
-                f"unknown option {name!r} of backend 'rydberg'; there are: {', '.join(_OPTIONS)}"
-                f"{did_you_mean(name, _OPTIONS)}"
-            )
+    check_names(options, _OPTIONS, "backend 'rydberg'")
     most = options.get("max_atoms", _DEFAULT_ATOMS)
     if type(most) is not int or not 1 <= most <= _MOST_ATOMS:
         raise PluginUnusable(f"option max_atoms = {most!r}; give a number from 1 to {_MOST_ATOMS}")
-    scale = options.get("time_scale", 0.0)
-    if type(scale) not in (int, float) or not 0 <= scale < math.inf:
-        raise PluginUnusable(f"option time_scale = {scale!r}; give a number ≥ 0")
+    scale = clock_scale(options, default=0.0)
     name = options.get("device", _DEVICE)
     if not isinstance(name, str):
         raise PluginUnusable(f"option device = {name!r}; give a name, or the path of a description")
     try:
-        return RydbergRunner(stated_device(name), most_atoms=most, time_scale=float(scale))
+        return RydbergRunner(stated_device(name), most_atoms=most, time_scale=scale)
     except DeviceError as error:
         raise PluginUnusable(f"option device = {name!r}: {error}") from error

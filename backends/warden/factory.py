@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-import tempfile
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
@@ -14,7 +11,7 @@ from urllib.parse import urlsplit
 from backends.plugins import PluginUnusable
 from backends.rydberg.factory import create as rydberg
 from backends.rydberg.factory import stand_in_options
-from backends.suggestions import did_you_mean
+from backends.stated_options import check_names, clock_scale
 
 if TYPE_CHECKING:
     from backends.analog.device import RydbergDevice
@@ -58,20 +55,16 @@ class WardenFactory:
         """Return whether it is a Warden, and not simulated here."""
         return options.get("simulated") is not True
 
-    def describe(self, options: Mapping[str, Any]) -> Target:
-        """Return the target of the stated device; without one, the server is asked."""
+    def describe(self, options: Mapping[str, Any]) -> Target | None:
+        """Return the target of the stated device; None without one: the server states it."""
         if options.get("simulated") is True:
             return rydberg.describe(_simulated(options))
         device, scale = _parsed(options)
-        if device is not None:
-            from backends.analog.remote import analog_target
+        if device is None:
+            return None
+        from backends.analog.remote import analog_target
 
-            return analog_target(device, can_find=False, clock_scale=scale)
-        with (
-            tempfile.TemporaryDirectory() as scratch,
-            closing(self(options, state_dir=Path(scratch))) as backend,
-        ):
-            return backend.target()
+        return analog_target(device, can_find=False, clock_scale=scale)
 
     def simulated(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return options for a dry run: the device is simulated on this machine."""
@@ -91,12 +84,7 @@ def _parsed(options: Mapping[str, Any]) -> tuple[RydbergDevice | None, float]:
     from backends.analog.device import DeviceError
     from backends.analog.devices import stated_device
 
-    for name in options:
-        if name not in _OPTIONS:
-            raise PluginUnusable(
-                f"unknown option {name!r} of backend {_NAME!r}; there are: {', '.join(_OPTIONS)}"
-                f"{did_you_mean(name, _OPTIONS)}"
-            )
+    check_names(options, _OPTIONS, f"backend {_NAME!r}")
     _url(options)
     if options.get("simulated", False) is not False:
         raise PluginUnusable(f"option simulated = {options['simulated']!r}; give true or false")
@@ -106,15 +94,13 @@ def _parsed(options: Mapping[str, Any]) -> tuple[RydbergDevice | None, float]:
             f"backend {_NAME!r} needs the session that Warden opened for the Slurm job: session = "
             "{ env = 'NAME_QRMI_JOB_ACQUISITION_TOKEN' }"
         )
-    scale = options.get("time_scale", 1.0)
-    if type(scale) not in (int, float) or not 0 <= scale < math.inf:
-        raise PluginUnusable(f"option time_scale = {scale!r}; give a number ≥ 0")
+    scale = clock_scale(options, default=1.0)
     for name in ("device", "munge_socket"):
         if name in options and not isinstance(options[name], str):
             raise PluginUnusable(f"option {name} = {options[name]!r}; give a text")
     try:
         given = options.get("device")
-        return None if given is None else stated_device(given), float(scale)
+        return None if given is None else stated_device(given), scale
     except DeviceError as error:
         raise PluginUnusable(f"option device: {error}") from error
 

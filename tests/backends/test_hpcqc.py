@@ -21,6 +21,7 @@ from backends.api import (
 from backends.fake.script import script_target
 from backends.hpcqc import create
 from backends.plugins import PluginUnusable
+from backends.registry import describe
 from backends.targets import target_to_json
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.config.site import QpuSettings
@@ -199,7 +200,7 @@ def test_the_target_is_the_far_one_with_this_site_s_share(tmp_path) -> None:
         target = backend.target()
         backend.target()
         backend.close()
-        assert create.describe({"url": url, "token": "s", "qpu": "far", "tasks": 3}) == target
+        assert describe("hpcqc", {"url": url, "token": "s", "qpu": "far", "tasks": 3}) == target
     assert target.name == "fake"
     assert target.max_concurrent_tasks == 3
     assert target.can_find

@@ -9,6 +9,7 @@ import pytest
 from backends.iqm import QRMI_SERVER, create
 from backends.iqm.description import described_by_server
 from backends.iqm.qrmi import alias_of
+from backends.registry import describe
 from tests.rehearsed import rehearsed
 
 LIMITS = {"max_circuits_per_job": 100, "max_shots_per_circuit": 5000}
@@ -22,7 +23,7 @@ def test_its_target_is_what_a_profile_would_state(site: str, tmp_path: Path) -> 
         backend = create(given, state_dir=tmp_path / "a")
         stated = backend.target()
         backend.close()
-        found = create.describe({name: given[name] for name in ("url", "token")})
+        found = describe("iqm", {name: given[name] for name in ("url", "token")})
     for name in ("native_gates", "max_shots", "max_circuits"):
         assert getattr(found, name) == getattr(stated, name), name
     assert found.calibration == stated.calibration
