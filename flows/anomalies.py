@@ -207,17 +207,14 @@ def learnt(
 def _learned(
     prepared: PreparedSignals, made: Sequence[Any], settings: KernelSettings, kind: str, number: int
 ) -> Scores:
-    task, build = prepared.signals.task, _LEARNERS[kind]
+    task, split = prepared.signals.task, prepared.splits[number]
     learners: list[Learner] = []
     for bandwidth, view in zip(settings.bandwidths, made[number % len(made)], strict=True):
-        learners += build(task, view, bandwidth)
-    return scored(prepared.signals, learners, prepared.splits[number])
-
-
-_LEARNERS: dict[str, Callable[[Task, _Values, float], list[Learner]]] = {
-    PROJECTED: support_vectors,
-    FIDELITY: precomputed,
-}
+        if kind == PROJECTED:
+            learners += support_vectors(task, view, split.train, bandwidth)
+        else:
+            learners += precomputed(task, view, bandwidth)
+    return scored(prepared.signals, learners, split)
 
 
 def _checked(given: Mapping[str, Any]) -> list[Signals]:

@@ -176,10 +176,15 @@ def components(signals: Signals, fitted_on: _Indices, count: int) -> _Values:
     return whitened
 
 
-def support_vectors(task: Task, view: _Values, bandwidth: float | None = None) -> list[Learner]:
-    """Return support vector machines with a Gaussian kernel of several widths."""
+def support_vectors(
+    task: Task, view: _Values, train: _Indices, bandwidth: float | None = None
+) -> list[Learner]:
+    """Return support vector machines with a Gaussian kernel of several widths.
+
+    The widths are multiples of the spread of the training part.
+    """
     label = "" if bandwidth is None else f"bandwidth {bandwidth:g}, "
-    spread = float(view.var()) * view.shape[1] or 1.0
+    spread = float(view[train].var()) * view.shape[1] or 1.0
     made = []
     for width in _WIDTHS:
         gamma = width / spread
@@ -242,8 +247,8 @@ def baselines(signals: Signals, reduced: _Values, split: Split) -> dict[str, lis
     trees = "random forest" if signals.task == "recognition" else "isolation forest"
     machine = "SVM" if signals.task == "recognition" else "one-class SVM"
     return {
-        f"{machine}, all features": support_vectors(signals.task, whole),
-        f"{machine}, same components": support_vectors(signals.task, reduced),
+        f"{machine}, all features": support_vectors(signals.task, whole, split.train),
+        f"{machine}, same components": support_vectors(signals.task, reduced, split.train),
         "nearest neighbours": _neighbours(signals.task, whole),
         trees: [
             Learner(

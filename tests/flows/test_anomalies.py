@@ -155,13 +155,27 @@ def test_no_label_of_the_test_part_reaches_a_learner(task: str) -> None:
         assert quality(task, ours.values, known.is_target[split.test]) > 0.75, name
 
 
+@pytest.mark.parametrize("task", ["recognition", "detection"])
+def test_a_signal_of_the_test_part_is_judged_without_the_others(task: str) -> None:
+    known = signals(task)
+    split = splits_of(known.is_target, 5, 1, 2)[0]
+    spoilt = known.features.copy()
+    spoilt[split.test[1::2]] *= 30.0
+    other = replace(known, features=spoilt)
+    views = [components(one, split.train, 4) for one in (known, other)]
+    for name, learners in baselines(known, views[0], split).items():
+        ours = scored(known, learners, split)
+        theirs = scored(other, baselines(other, views[1], split)[name], split)
+        np.testing.assert_allclose(ours.values[::2], theirs.values[::2], err_msg=name)
+
+
 def test_a_detector_learns_ordinary_signals_alone() -> None:
     known = signals("detection")
     split = splits_of(known.is_target, 5, 1, 2)[0]
     moved = known.features.copy()
     seen = split.train[known.is_target[split.train]]
     moved[seen] += 50.0
-    for learner in support_vectors("detection", known.features)[:4]:
+    for learner in support_vectors("detection", known.features, split.train)[:4]:
         other = replace(learner, view=moved)
         np.testing.assert_allclose(
             learner.scores(split.train, split.test, known.is_target),
@@ -172,9 +186,8 @@ def test_a_detector_learns_ordinary_signals_alone() -> None:
 def test_a_learner_is_what_scikit_learn_makes_of_its_parameters() -> None:
     known = signals("recognition", shift=1.0)
     split = splits_of(known.is_target, 5, 1, 2)[0]
-    learner = next(
-        one for one in support_vectors("recognition", known.features) if "C 10" in one.label
-    )
+    made = support_vectors("recognition", known.features, split.train)
+    learner = next(one for one in made if "C 10" in one.label)
     gamma = float(learner.label.split()[1].rstrip(","))
     machine = SVC(C=10, gamma=gamma).fit(known.features[split.train], known.is_target[split.train])
     np.testing.assert_allclose(
