@@ -7,7 +7,6 @@ each signal. Fidelity kernels (Havlíček et al., Nature 567, 209, 2019) need a 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,13 +16,12 @@ from numpy.typing import NDArray
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 
+from flows._pauli_axes import TURNS_TO_Z
+
 __all__ = ["Encoding", "FeatureMap", "bloch_vectors", "fidelities"]
 
 Encoding = Literal["reuploading", "zz"]
 _Values = NDArray[np.float64]
-
-# Rotations about x, then y, that turn an axis into z, in which a QPU measures.
-_TO_Z = {"x": (0.0, -math.pi / 2), "y": (math.pi / 2, 0.0), "z": (0.0, 0.0)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +73,7 @@ def bloch_vectors(sampler: Any, encoded: FeatureMap, angles: _Values, shots: int
     Returns:
         (points, 3 × qubits): x, y and z of all qubits.
     """
-    bases = np.array(list(_TO_Z.values()))
+    bases = np.array(list(TURNS_TO_Z.values()))
     points, qubits = angles.shape
     bound = np.concatenate(
         [

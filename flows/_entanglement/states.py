@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 from qiskit.circuit import ParameterVector
 
+from flows._pauli_axes import TURNS_TO_Z
+
 __all__ = [
     "RandomStates",
     "circuit_of",
@@ -33,8 +35,6 @@ _LAYERS = 4  # of a random circuit on three qubits
 _MOST_LEVELS = 32  # of an environment: about as many states of three qubits are entangled as not
 _BLOCK = 500
 _MOST_BLOCKS = 200
-# Rotations about x, then y, that turn an axis into z, in which a QPU measures.
-_TO_Z = {"X": (0.0, -math.pi / 2), "Y": (math.pi / 2, 0.0), "Z": (0.0, 0.0)}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -234,7 +234,7 @@ def settings_of(qubits: int) -> tuple[str, ...]:
 
 def setting_angles(label: str) -> list[float]:
     """Return the last angles of the circuit for a setting; qubit 0 is the last letter."""
-    return [angle for axis in reversed(label) for angle in _TO_Z[axis]]
+    return [angle for axis in reversed(label) for angle in TURNS_TO_Z[axis]]
 
 
 def least_eigenvalue(matrices: _Matrices) -> _Values:
