@@ -99,7 +99,8 @@ class Compute(Protocol):
         """Run a function with what its stage demands, and wait for its end.
 
         Args:
-            remote: The function. A worker calls ``run_timed(remote, args, kwargs)``;
+            remote: The function. A worker calls ``run_timed(remote, args, kwargs)``, or ``run_packed``
+                with what ``packed_call`` made of them, which a scheduler does not unpickle;
                 ``remote.context.demand`` is what the stage asks for.
             args: Arguments of the function.
             kwargs: Keyword arguments of the function.

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from orchestrator.compute.api import ComputeError, ComputeRun, Demand
 from orchestrator.compute.cluster_process import ClusterProcess, connect
 from orchestrator.compute.fanout import Spread, fan_out_on, worker_died
-from orchestrator.compute.remote_call import RemoteFunction, RemoteResult, run_timed
+from orchestrator.compute.remote_call import (
+    RemoteFunction,
+    RemoteResult,
+    packed_call,
+    run_packed,
+)
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.site import ComputeSettings, size_bytes
 
@@ -79,8 +84,7 @@ class LocalDask:
         from distributed import KilledWorker
 
         client = self.client()
-        # As two values, or Dask would take a function's `retries=` or `workers=` for its own.
-        future = client.submit(run_timed, remote, args, kwargs, pure=False)
+        future = client.submit(run_packed, packed_call(remote, args, kwargs), pure=False)
         try:
             ran: RemoteResult = future.result()
             return ran

@@ -36,6 +36,8 @@ __all__ = [
     "execution",
     "exhausted",
     "isolated_modules",
+    "packed_call",
+    "run_packed",
     "run_timed",
     "stage_context",
     "within",
@@ -258,6 +260,20 @@ def run_timed(
         slurm_job=_slurm_job(),
         leftover=sum(counted),
     )
+
+
+def packed_call(remote: RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Return a call for `run_packed`.
+
+    Dask's scheduler unpickles what it is given; of bytes it loads nothing, neither data nor libraries.
+    """
+    return bytes(cloudpickle.dumps((remote, args, kwargs)))
+
+
+def run_packed(packed: bytes, paths: Sequence[str] = ()) -> RemoteResult:
+    """Unpack a call and run it, with the modules in these folders."""
+    with isolated_modules(paths):
+        return run_timed(*cloudpickle.loads(packed))
 
 
 def _slurm_job() -> int | None:

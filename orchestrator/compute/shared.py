@@ -9,8 +9,6 @@ from concurrent.futures import CancelledError
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import cloudpickle
-
 from orchestrator.compute.api import ComputeError, ComputeRun
 from orchestrator.compute.fanout import Spread, fan_out_on, worker_died
 from orchestrator.compute.local import LocalDask
@@ -18,8 +16,8 @@ from orchestrator.compute.module_isolation import own_paths
 from orchestrator.compute.remote_call import (
     RemoteFunction,
     RemoteResult,
-    isolated_modules,
-    run_timed,
+    packed_call,
+    run_packed,
 )
 from orchestrator.config.environment import shared_cluster
 from orchestrator.config.errors import ConfigError
@@ -78,13 +76,11 @@ class SharedDask:
 
         paths = own_paths()
         remote = replace(remote, context=replace(remote.context, paths=paths))
-        packed = cloudpickle.dumps((remote, args, kwargs))
+        packed = packed_call(remote, args, kwargs)
         for _ in range(_MOST_LOSSES):
             client = self.client()
             try:
-                result: RemoteResult = client.submit(
-                    _run_packed, packed, paths, pure=False
-                ).result()
+                result: RemoteResult = client.submit(run_packed, packed, paths, pure=False).result()
             except KilledWorker as error:
                 raise worker_died(error) from error
             except (CancelledError, CommClosedError, OSError) as error:
@@ -147,10 +143,3 @@ class SharedDask:
         if self._run.on_connect is not None:
             self._run.on_connect(client)
         return client
-
-
-def _run_packed(packed: bytes, paths: tuple[str, ...]) -> RemoteResult:
-    """Unpack and run a call with the caller's own modules."""
-    with isolated_modules(paths):
-        remote, args, kwargs = cloudpickle.loads(packed)
-        return run_timed(remote, args, kwargs)

@@ -19,7 +19,12 @@ from orchestrator.compute.cluster_process import ClusterProcess, connect
 from orchestrator.compute.connection import CONNECTION_FILE, Connection
 from orchestrator.compute.fanout import ClusterLost, Spread, fan_out_on, worker_died
 from orchestrator.compute.reconciler import Reconciler
-from orchestrator.compute.remote_call import RemoteFunction, RemoteResult, run_timed
+from orchestrator.compute.remote_call import (
+    RemoteFunction,
+    RemoteResult,
+    packed_call,
+    run_packed,
+)
 from orchestrator.compute.worker_jobs import (
     SHARED,
     JobFolder,
@@ -210,7 +215,8 @@ class SlurmDask:
         with self._pool(remote.context.demand) as pool:
             client = self.client()  # last, so that Slurm starts the job while the scheduler starts
             placed = replace(remote, context=replace(remote.context, pool=pool))
-            future = client.submit(run_timed, placed, args, kwargs, pure=False, resources={pool: 1})
+            packed = packed_call(placed, args, kwargs)
+            future = client.submit(run_packed, packed, pure=False, resources={pool: 1})
             try:
                 self._watch(pool, [future])
                 ran: RemoteResult = future.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import timedelta
 from typing import ClassVar
@@ -20,6 +21,14 @@ from orchestrator.config.site import ComputeSettings
 from orchestrator.stages import classical, stage_needs
 from tests.errors import naming
 from tests.packages import addition, installed_package
+from tests.worker_jobs import ran
+
+
+class _Process:
+    """Becomes the number of the process that unpickles it."""
+
+    def __reduce__(self):
+        return os.getpid, ()
 
 
 class TestLocal(ComputeConformance):
@@ -31,6 +40,10 @@ class TestLocal(ComputeConformance):
         client.wait_for_workers(1)
         for name, value in CALM.items():
             assert set(client.run(lambda name=name: dask.config.get(name)).values()) == {value}
+
+    def test_arguments_are_unpickled_where_the_function_runs(self, compute: LocalDask) -> None:
+        unpickled_by, ran_by = ran(compute, lambda process: (process, os.getpid()), _Process())
+        assert unpickled_by == ran_by
 
 
 class TestShared(ComputeConformance):
