@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backends.plugins import load
-from orchestrator.realtime.server import DecodingServer, ServerCounts, bound_socket, echo
+from orchestrator.garbage import loaded_kept
+from orchestrator.realtime.server import DecodingServer, echo
 from orchestrator.realtime.sessions import Decoder
+from orchestrator.realtime.sockets import bound_socket
 from orchestrator.realtime.wire import HEADER_BYTES, SLOT_BYTES
 
 __all__ = ["DECODERS", "ServeError", "decoder_from", "serve_decoder", "serve_echo"]
@@ -42,7 +44,7 @@ def serve_decoder(
     slot_bytes: int,
     stop: threading.Event,
     ready: Callable[[int], None],
-) -> ServerCounts:
+) -> DecodingServer:
     """Answer real-time calls for one decoder, whose id is 0, until ``stop`` is set.
 
     Args:
@@ -54,7 +56,7 @@ def serve_decoder(
         ready: Called with the port when it is bound.
 
     Returns:
-        What came in.
+        The server, with the counts of what came in.
 
     Raises:
         ServeError: The port cannot be bound, or a slot has no place for a message.
@@ -64,8 +66,9 @@ def serve_decoder(
     with _bound(host, port) as opened:
         server = DecodingServer({0: decoder}, slot_bytes=slot_bytes)
         ready(opened.getsockname()[1])
-        server.serve(opened, stop)
-    return server.counts
+        with loaded_kept():
+            server.serve(opened, stop)
+    return server
 
 
 def serve_echo(

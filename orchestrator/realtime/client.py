@@ -11,25 +11,27 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.realtime.sockets import wait_at_most
 from orchestrator.realtime.wire import (
     CORRECTIONS,
     ENQUEUE,
+    HEADER_BYTES,
     RESET,
     Malformed,
-    Response,
     Status,
+    answer_of,
     bits_of,
     enqueue_payload,
     get_corrections_payload,
     request_bytes,
     reset_payload,
-    response_of,
 )
 
 __all__ = ["CallRefused", "CallerCounts", "DecodingClient", "NoAnswer"]
 
 _LARGEST_BYTES = 65_507
 _MOST_IDS = 1 << 32
+_NANO = 1e-9
 
 
 class NoAnswer(Exception):
@@ -63,12 +65,15 @@ class DecodingClient:
 
     def __init__(self, host: str, port: int, *, decoder: int = 0, timeout_s: float = 5.0) -> None:
         self._decoder = decoder
-        self._timeout_s = timeout_s
+        self._timeout_ns = round(timeout_s / _NANO)
         self._number = 0
+        self._answer = bytearray(_LARGEST_BYTES)
+        self._is_hurried = False  # the socket waits for less than the time-out
         self.counts = CallerCounts()
         family = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0][0]
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.connect((host, port))
+        wait_at_most(self._socket, timeout_s)
 
     def __enter__(self) -> DecodingClient:
         return self
@@ -92,38 +97,48 @@ class DecodingClient:
     def corrections(self, observables: int, *, reset: bool = True) -> NDArray[np.uint8]:
         """Return which observables flipped. Raises `NoAnswer` or `CallRefused`."""
         payload = get_corrections_payload(self._decoder, observables, reset=reset)
-        found = self._call(CORRECTIONS, payload)
-        if len(found.result) != -(-observables // 8):
+        end = self._call(CORRECTIONS, payload)
+        if end - HEADER_BYTES != -(-observables // 8):
             raise CallRefused(Status.BAD_REQUEST)
-        return bits_of(found.result, observables)
+        return bits_of(self._answer[HEADER_BYTES:end], observables)
 
     def reset(self) -> None:
         """Begin a new shot, whatever became of the last one. Raises `NoAnswer` or `CallRefused`."""
         self._call(RESET, reset_payload(self._decoder))
 
-    def _call(self, function: int, payload: bytes) -> Response:
-        self._number = self._number % (_MOST_IDS - 1) + 1
-        ends = time.monotonic() + self._timeout_s
+    def _call(self, function: int, payload: bytes) -> int:
+        """Return the end of the answer, which lies in its place."""
+        self._number = number = self._number % (_MOST_IDS - 1) + 1
+        sent_ns = time.monotonic_ns()
         with suppress(OSError):  # an ICMP error of an earlier one: nobody listened there
-            self._socket.send(request_bytes(function, self._number, payload, time.monotonic_ns()))
-        while (left := ends - time.monotonic()) > 0:
-            self._socket.settimeout(left)
+            self._socket.send(request_bytes(function, number, payload, sent_ns))
+        status, end = self._answer_to(number, sent_ns + self._timeout_ns)
+        self.counts.answered += 1
+        if status != Status.OK:
+            raise CallRefused(status)
+        return end
+
+    def _answer_to(self, number: int, ends_ns: int) -> tuple[int, int]:
+        """Return the status of the answer to a request, and its end."""
+        counts, answer = self.counts, self._answer
+        if self._is_hurried:
+            wait_at_most(self._socket, self._timeout_ns * _NANO)
+            self._is_hurried = False
+        while True:
             try:
-                found = response_of(self._socket.recv(_LARGEST_BYTES))
-            except (TimeoutError, BlockingIOError):
-                break
-            except OSError:
-                time.sleep(min(left, 0.001))
-                continue
+                status, found, end = answer_of(answer, self._socket.recv_into(answer))
+                if found == number:
+                    return status, end
+                counts.stale += 1
             except Malformed:
-                self.counts.malformed += 1
-                continue
-            if found.id != self._number:
-                self.counts.stale += 1
-                continue
-            self.counts.answered += 1
-            if found.status != Status.OK:
-                raise CallRefused(found.status)
-            return found
-        self.counts.unanswered += 1
-        raise NoAnswer(f"no answer within {self._timeout_s:g} s")
+                counts.malformed += 1
+            except BlockingIOError:  # the kernel's word for a time-out
+                pass
+            except OSError:
+                time.sleep(min(0.001, self._timeout_ns * _NANO))
+            left_ns = ends_ns - time.monotonic_ns()
+            if left_ns <= 0:
+                counts.unanswered += 1
+                raise NoAnswer(f"no answer within {self._timeout_ns * _NANO:g} s")
+            wait_at_most(self._socket, left_ns * _NANO)
+            self._is_hurried = True

@@ -4,117 +4,155 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections import OrderedDict
+import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.realtime.sessions import Decoder, Session, answer
-from orchestrator.realtime.wire import SLOT_BYTES, Malformed, request_of, response_bytes
+import numpy as np
 
-__all__ = ["DecodingServer", "ServerCounts", "bound_socket", "echo"]
+from orchestrator.realtime.sessions import CALLS, Decoder, ShotTable
+from orchestrator.realtime.sockets import lost_by_kernel, wait_at_most
+from orchestrator.realtime.wire import (
+    HEADER_BYTES,
+    SLOT_BYTES,
+    Malformed,
+    Status,
+    answer_head,
+    call_of,
+)
 
-# Callers whose shots are kept; beyond, the one that was silent longest is forgotten.
-_MOST_CALLERS = 64
+__all__ = ["DecodingServer", "ServerCounts", "echo"]
+
 _LOOK_S = 0.1
-_BUFFER_BYTES = 4 << 20
+_MOST_TIMES = 1 << 16  # of decoded shots; the earliest are forgotten beyond
 
 
 @dataclass(slots=True, kw_only=True)
 class ServerCounts:
-    """What came in. malformed, too_large, unknown: datagrams without an answer."""
+    """What came in.
+
+    requests: calls that were answered, of which bad, invalid, busy, not_ready and failed had another
+    status than OK (BAD_REQUEST, INVALID_DECODER, BUSY, NOT_READY, INTERNAL_ERROR). repeated: answered
+    ones with the id of their caller's last call. sessions: callers who began to send shots. decoded: shots.
+    short, foreign, truncated, too_large, unknown: datagrams without an answer: less than a header,
+    another magic, less than the header says, more than a slot, another function. unsent: answers.
+    dropped: datagrams that the kernel had no room for (Linux).
+    """
 
     requests: int = 0
     decoded: int = 0
-    malformed: int = 0
+    sessions: int = 0
+    bad: int = 0
+    invalid: int = 0
+    busy: int = 0
+    not_ready: int = 0
+    failed: int = 0
+    repeated: int = 0
+    short: int = 0
+    foreign: int = 0
+    truncated: int = 0
     too_large: int = 0
     unknown: int = 0
-    callers: int = 0
     unsent: int = 0
+    dropped: int = 0
+
+    @property
+    def malformed(self) -> int:
+        """Datagrams that are no request."""
+        return self.short + self.foreign + self.truncated
 
 
-def bound_socket(host: str, port: int) -> socket.socket:
-    """Return a UDP socket on an address; port 0 is any free one. Raises OSError."""
-    family = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0][0]
-    made = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
-        made.bind((host, port))
-    except OSError:
-        made.close()
-        raise
-    return made
+_COUNTED_AS = {
+    Status.BAD_REQUEST: "bad",
+    Status.INVALID_DECODER: "invalid",
+    Status.BUSY: "busy",
+    Status.NOT_READY: "not_ready",
+    Status.INTERNAL_ERROR: "failed",
+}
 
 
 class DecodingServer:
     """Answers calls in the order in which they come, each to the address that it came from.
 
-    Every caller, by its address, has shots of its own: what others send does not spoil them, unless
-    they come from so many addresses that a caller is forgotten. A datagram that is no request gets
-    no answer, as with CUDA-Q's server.
+    Every caller, by its address, has shots of its own: what others send does not spoil them. A
+    datagram that is no request gets no answer, as with CUDA-Q's server.
     """
 
     def __init__(self, decoders: Mapping[int, Decoder], *, slot_bytes: int = SLOT_BYTES) -> None:
-        self._decoders = dict(decoders)
+        self._table = ShotTable(decoders)
         self._slot_bytes = slot_bytes
-        self._callers: OrderedDict[object, dict[int, Session]] = OrderedDict()
+        self._message = bytearray(slot_bytes + 1)  # so that a larger datagram is recognised
+        self._answer = bytearray(HEADER_BYTES)
+        self._decoding_ns: deque[int] = deque(maxlen=_MOST_TIMES)
         self.counts = ServerCounts()
+
+    def decoding_us(self) -> dict[str, float]:
+        """Return quantiles of the time that the decoder itself took for each shot; empty before one."""
+        if not self._decoding_ns:
+            return {}
+        found = np.quantile(list(self._decoding_ns), (0.5, 0.9, 0.99, 1.0)) / 1000
+        return dict(zip(("p50", "p90", "p99", "max"), found.tolist(), strict=True))
 
     def serve(self, port: socket.socket, stop: threading.Event) -> None:
         """Answer until ``stop`` is set."""
-        port.settimeout(_LOOK_S)
-        size = self._slot_bytes + 1  # so that a larger datagram is recognised
+        wait_at_most(port, _LOOK_S)
         while not stop.is_set():
             try:
-                message, caller = port.recvfrom(size)
-            except TimeoutError:
+                size, caller = port.recvfrom_into(self._message)
+            except (
+                OSError
+            ):  # nothing came, or an ICMP error of an earlier answer: its caller is gone
                 continue
-            except OSError:  # an ICMP error of an earlier answer: its caller is gone
-                continue
-            self._handle(port, message, caller)
+            self._handle(port, size, caller)
+        self.counts.sessions, self.counts.repeated = self._table.opened, self._table.repeated
+        self.counts.dropped = lost_by_kernel(port)
 
-    def _handle(self, port: socket.socket, message: bytes, caller: Any) -> None:
-        counts = self.counts
-        if len(message) > self._slot_bytes:
+    def _handle(self, port: socket.socket, size: int, caller: Any) -> None:
+        counts, message = self.counts, self._message
+        if size > self._slot_bytes:
             counts.too_large += 1
             return
         try:
-            request = request_of(message, self._slot_bytes)
-        except Malformed:
-            counts.malformed += 1
+            function, end = call_of(message, size)
+        except Malformed as error:
+            setattr(counts, error.fault, getattr(counts, error.fault) + 1)
             return
-        found = answer(request, self._sessions(caller))
-        if found is None:
+        if function not in CALLS:
             counts.unknown += 1
             return
-        counts.requests += 1
+        found = self._table.answer(caller, function, message, end, time.monotonic())
+        answer = self._answer
+        answer_head(answer, message, found.status, len(found.result))
         try:
-            port.sendto(response_bytes(request, found.status, found.result), caller)
+            port.sendto(answer + found.result if found.result else answer, caller)
         except OSError:
             counts.unsent += 1
+        self._count(found.status)
         if found.to_decode is not None:
+            start = time.perf_counter_ns()
             found.to_decode.decode()
+            self._decoding_ns.append(time.perf_counter_ns() - start)
             counts.decoded += 1
 
-    def _sessions(self, caller: object) -> dict[int, Session]:
-        sessions = self._callers.get(caller)
-        if sessions is None:
-            sessions = {number: Session(one) for number, one in self._decoders.items()}
-            self._callers[caller] = sessions
-            self.counts.callers += 1
-            if len(self._callers) > _MOST_CALLERS:
-                self._callers.popitem(last=False)
-        else:
-            self._callers.move_to_end(caller)
-        return sessions
+    def _count(self, status: Status) -> None:
+        """Count a call after its answer has been sent, which is not held up."""
+        counts = self.counts
+        counts.requests += 1
+        if status is not Status.OK:
+            name = _COUNTED_AS[status]
+            setattr(counts, name, getattr(counts, name) + 1)
 
 
 def echo(port: socket.socket, stop: threading.Event, *, slot_bytes: int = SLOT_BYTES) -> None:
     """Send every datagram back until ``stop`` is set: what the same socket costs without a server."""
-    port.settimeout(_LOOK_S)
+    wait_at_most(port, _LOOK_S)
+    place = bytearray(slot_bytes + 1)
+    whole = memoryview(place)
     while not stop.is_set():
         try:
-            message, caller = port.recvfrom(slot_bytes + 1)
-            port.sendto(message, caller)
+            size, caller = port.recvfrom_into(place)
+            port.sendto(whole[:size], caller)
         except OSError:
             continue

@@ -8,8 +8,8 @@ is one datagram. Bits are packed eight to a byte, the least significant first.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,18 @@ __all__ = [
     "ENQUEUE",
     "HEADER_BYTES",
     "MOST_BITS",
+    "REQUEST_ID",
     "RESET",
     "SLOT_BYTES",
-    "Enqueue",
-    "GetCorrections",
+    "Buffer",
+    "Fault",
     "Malformed",
-    "Request",
-    "Response",
     "Status",
+    "answer_head",
+    "answer_of",
     "bits_of",
     "bytes_of",
+    "call_of",
     "decoder_of",
     "enqueue_of",
     "enqueue_payload",
@@ -36,26 +38,40 @@ __all__ = [
     "get_corrections_of",
     "get_corrections_payload",
     "request_bytes",
-    "request_of",
     "reset_payload",
-    "response_bytes",
-    "response_of",
 ]
 
 _REQUEST = struct.Struct("<IIIIQ")
-_RESPONSE = struct.Struct("<IiIIQ")
+# What requests and answers begin with. An answer has id and time of its request at the same place.
+_CALL, _ANSWER, _ANSWERED = struct.Struct("<III"), struct.Struct("<IiI"), struct.Struct("<IiII")
 _REQUEST_MAGIC, _RESPONSE_MAGIC = 0x43555152, 0x43555153
 _ENQUEUE = struct.Struct("<qqqq")
 _CORRECTIONS = struct.Struct("<qqB")
 _ONE = struct.Struct("<q")
 
 HEADER_BYTES = 24
+REQUEST_ID = slice(12, 16)
+_ECHOED = slice(12, HEADER_BYTES)  # the id and the timestamp
+_BITS = HEADER_BYTES + _ENQUEUE.size
 SLOT_BYTES = 256  # of CUDA-Q's server and caller, unless they are told otherwise
 MOST_BITS = 1 << 20
 
+Buffer: TypeAlias = bytes | bytearray  # a message in its place; memoryviews cost more than copies
+
+
+Fault = Literal["short", "foreign", "truncated"]
+
 
 class Malformed(ValueError):
-    """Bytes that are not a message of this wire."""
+    """Bytes that are not a message of this wire, or not the payload of its call.
+
+    fault: short: no header fits in; foreign: another magic; truncated: less than the header says, or
+    a payload of another form than its call's.
+    """
+
+    def __init__(self, reason: str, fault: Fault = "truncated") -> None:
+        super().__init__(reason)
+        self.fault: Fault = fault
 
 
 class Status(IntEnum):
@@ -66,6 +82,7 @@ class Status(IntEnum):
     BAD_REQUEST = 2
     INTERNAL_ERROR = 3
     NOT_READY = 4
+    BUSY = 5
 
 
 def function_id(name: str) -> int:
@@ -81,84 +98,52 @@ CORRECTIONS = function_id("get_corrections")
 RESET = function_id("reset_decoder")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """A call. timestamp_ns: opaque to the server, which echoes it with the id."""
-
-    function: int
-    id: int
-    timestamp_ns: int
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
-    """An answer. status: see `Status`; negative ones are of the protocol."""
-
-    status: int
-    id: int
-    timestamp_ns: int
-    result: bytes
-
-
 def request_bytes(function: int, number: int, payload: bytes, timestamp_ns: int = 0) -> bytes:
     """Return a request as it is sent."""
     head = _REQUEST.pack(_REQUEST_MAGIC, function, len(payload), number, timestamp_ns)
     return head + payload
 
 
-def request_of(message: bytes, slot_bytes: int = SLOT_BYTES) -> Request:
-    """Read a request. Bytes after the payload are padding.
+def call_of(message: Buffer, size: int) -> tuple[int, int]:
+    """Return a request's function and the end of its payload. Bytes after that are padding.
 
-    Raises `Malformed` for another magic, for less than a header, and for a length beyond the
-    message or its slot: lengths are not to be believed before that.
+    Args:
+        message: Place of the datagram, which may be longer than it.
+        size: Bytes of the datagram.
+
+    Raises:
+        Malformed: Another magic, less than a header, or a length beyond the datagram: lengths are
+            not to be believed before that.
     """
-    if not HEADER_BYTES <= len(message) <= slot_bytes:
-        raise Malformed(f"{len(message)} bytes; expected {HEADER_BYTES} to {slot_bytes}")
-    magic, function, size, number, timestamp_ns = _REQUEST.unpack_from(message)
+    if size < HEADER_BYTES:
+        raise Malformed(f"{size} bytes; expected at least {HEADER_BYTES}", "short")
+    magic, function, length = _CALL.unpack_from(message)
     if magic != _REQUEST_MAGIC:
-        raise Malformed(f"magic {magic:#x}; expected {_REQUEST_MAGIC:#x}")
-    if size > len(message) - HEADER_BYTES:
-        raise Malformed(f"a payload of {size} bytes in a message of {len(message)}")
-    payload = message[HEADER_BYTES : HEADER_BYTES + size]
-    return Request(function=function, id=number, timestamp_ns=timestamp_ns, payload=payload)
+        raise Malformed(f"magic {magic:#x}; expected {_REQUEST_MAGIC:#x}", "foreign")
+    if length > size - HEADER_BYTES:
+        raise Malformed(f"a payload of {length} bytes in a message of {size}", "truncated")
+    return function, HEADER_BYTES + length
 
 
-def response_bytes(request: Request, status: int, result: bytes = b"") -> bytes:
-    """Return the answer to a request as it is sent."""
-    head = _RESPONSE.pack(_RESPONSE_MAGIC, status, len(result), request.id, request.timestamp_ns)
-    return head + result
+def answer_head(place: bytearray, message: Buffer, status: int, size: int) -> None:
+    """Write the header of the answer to a request, with a result of so many bytes."""
+    _ANSWER.pack_into(place, 0, _RESPONSE_MAGIC, status, size)
+    place[_ECHOED] = message[_ECHOED]
 
 
-def response_of(message: bytes) -> Response:
-    """Read an answer, as `request_of` reads a request."""
-    if len(message) < HEADER_BYTES:
-        raise Malformed(f"{len(message)} bytes; expected at least {HEADER_BYTES}")
-    magic, status, size, number, timestamp_ns = _RESPONSE.unpack_from(message)
+def answer_of(message: Buffer, size: int) -> tuple[int, int, int]:
+    """Return an answer's status, the id of its request and the end of its result.
+
+    See `Status`; negative ones are of the protocol. Arguments and errors are those of `call_of`.
+    """
+    if size < HEADER_BYTES:
+        raise Malformed(f"{size} bytes; expected at least {HEADER_BYTES}", "short")
+    magic, status, length, number = _ANSWERED.unpack_from(message)
     if magic != _RESPONSE_MAGIC:
-        raise Malformed(f"magic {magic:#x}; expected {_RESPONSE_MAGIC:#x}")
-    if size > len(message) - HEADER_BYTES:
-        raise Malformed(f"a result of {size} bytes in a message of {len(message)}")
-    result = message[HEADER_BYTES : HEADER_BYTES + size]
-    return Response(status=status, id=number, timestamp_ns=timestamp_ns, result=result)
-
-
-@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
-class Enqueue:
-    """Syndromes of a decoder. tag: the caller's own, as in shot << 16 | round. bits: 0 or 1 each."""
-
-    decoder: int
-    tag: int
-    bits: NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GetCorrections:
-    """A question for corrections. reset: whether they are cleared after the answer."""
-
-    decoder: int
-    observables: int
-    reset: bool
+        raise Malformed(f"magic {magic:#x}; expected {_RESPONSE_MAGIC:#x}", "foreign")
+    if length > size - HEADER_BYTES:
+        raise Malformed(f"a result of {length} bytes in a message of {size}", "truncated")
+    return status, number, HEADER_BYTES + length
 
 
 def enqueue_payload(decoder: int, bits: NDArray[np.uint8], tag: int = 0) -> bytes:
@@ -166,15 +151,18 @@ def enqueue_payload(decoder: int, bits: NDArray[np.uint8], tag: int = 0) -> byte
     return _ENQUEUE.pack(decoder, tag, 0, len(bits)) + bytes_of(bits)
 
 
-def enqueue_of(payload: bytes) -> Enqueue:
-    """Read that payload; raise `Malformed` for another length, mapping or number of bits."""
-    if len(payload) < _ENQUEUE.size:
-        raise Malformed(f"{len(payload)} bytes; expected at least {_ENQUEUE.size}")
-    decoder, tag, mapping, count = _ENQUEUE.unpack_from(payload)
-    packed = payload[_ENQUEUE.size :]
-    if mapping != 0 or not 0 < count <= MOST_BITS or len(packed) != -(-count // 8):
-        raise Malformed(f"mapping {mapping}, {count} bits in {len(packed)} bytes")
-    return Enqueue(decoder=decoder, tag=tag, bits=bits_of(packed, count))
+def enqueue_of(message: Buffer, end: int) -> tuple[int, int]:
+    """Read the syndromes of a request: how many, and all of them as the bits of a number.
+
+    Raises `Malformed` for another length, mapping or number of bits.
+    """
+    packed = end - _BITS
+    if packed < 0:
+        raise Malformed(f"{end - HEADER_BYTES} bytes; expected at least {_ENQUEUE.size}")
+    _, _, mapping, count = _ENQUEUE.unpack_from(message, HEADER_BYTES)
+    if mapping != 0 or not 0 < count <= MOST_BITS or packed != (count + 7) >> 3:
+        raise Malformed(f"mapping {mapping}, {count} bits in {packed} bytes")
+    return count, int.from_bytes(message[_BITS:end], "little") & ((1 << count) - 1)
 
 
 def get_corrections_payload(decoder: int, observables: int, *, reset: bool) -> bytes:
@@ -182,12 +170,15 @@ def get_corrections_payload(decoder: int, observables: int, *, reset: bool) -> b
     return _CORRECTIONS.pack(decoder, observables, reset)
 
 
-def get_corrections_of(payload: bytes) -> GetCorrections:
-    """Read that payload; raise `Malformed` if it has another length."""
-    if len(payload) != _CORRECTIONS.size:
-        raise Malformed(f"{len(payload)} bytes; expected {_CORRECTIONS.size}")
-    decoder, observables, reset = _CORRECTIONS.unpack(payload)
-    return GetCorrections(decoder=decoder, observables=observables, reset=bool(reset))
+def get_corrections_of(message: Buffer, end: int) -> tuple[int, bool]:
+    """Read a question for corrections: of how many observables, and whether they are cleared then.
+
+    Raises `Malformed` if the payload has another length.
+    """
+    if end != HEADER_BYTES + _CORRECTIONS.size:
+        raise Malformed(f"{end - HEADER_BYTES} bytes; expected {_CORRECTIONS.size}")
+    _, observables, reset = _CORRECTIONS.unpack_from(message, HEADER_BYTES)
+    return observables, bool(reset)
 
 
 def reset_payload(decoder: int) -> bytes:
@@ -195,11 +186,11 @@ def reset_payload(decoder: int) -> bytes:
     return _ONE.pack(decoder)
 
 
-def decoder_of(payload: bytes) -> int:
+def decoder_of(message: Buffer, end: int) -> int:
     """Return the decoder id, which every payload begins with; raise `Malformed` without one."""
-    if len(payload) < _ONE.size:
-        raise Malformed(f"{len(payload)} bytes; expected at least {_ONE.size}")
-    found: int = _ONE.unpack_from(payload)[0]
+    if end < HEADER_BYTES + _ONE.size:
+        raise Malformed(f"{end - HEADER_BYTES} bytes; expected at least {_ONE.size}")
+    found: int = _ONE.unpack_from(message, HEADER_BYTES)[0]
     return found
 
 
@@ -208,6 +199,6 @@ def bytes_of(bits: NDArray[np.uint8]) -> bytes:
     return np.packbits(bits, bitorder="little").tobytes()
 
 
-def bits_of(packed: bytes, count: int) -> NDArray[np.uint8]:
+def bits_of(packed: Buffer, count: int) -> NDArray[np.uint8]:
     """Unpack so many bits."""
     return np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=count, bitorder="little")

@@ -24,7 +24,7 @@ from flows._decoder.streaming import Stream, StreamError, round_sizes, streamed
 from flows._inputs import InputError
 from flows.realtime import realtime
 from orchestrator.realtime.client import DecodingClient
-from orchestrator.realtime.server import bound_socket
+from orchestrator.realtime.sockets import bound_socket
 from orchestrator.runs import Run
 from tests.errors import naming
 
@@ -92,7 +92,7 @@ def test_a_served_decoder_answers_and_says_what_came_in(tmp_path: Path) -> None:
             process.kill()
     assert right >= 27
     assert last[0] == "QEC_DECODING_SERVER_RING"
-    assert {"dispatched=90", "decoded=30", "malformed=0"} <= set(last)
+    assert {"dispatched=90", "decoded=30", "foreign=0", "sessions=1"} <= set(last)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from orchestrator.realtime import wire
 from orchestrator.realtime.client import DecodingClient, NoAnswer
-from orchestrator.realtime.server import DecodingServer, bound_socket, echo
-from orchestrator.realtime.sessions import Decoder, Session, answer
+from orchestrator.realtime.server import DecodingServer, echo
+from orchestrator.realtime.sessions import CallAnswer, Decoder, ShotTable
+from orchestrator.realtime.sockets import bound_socket
 from orchestrator.realtime.wire import Malformed, Status
 from tests.patience import until
 
@@ -39,32 +40,38 @@ def test_a_request_has_the_published_bytes() -> None:
     )
     asked = wire.get_corrections_payload(3, 1, reset=True)
     assert asked == bytes.fromhex("0300000000000000 0100000000000000 01")
-    response = wire.response_bytes(wire.request_of(message), 2, b"\x01")
-    assert response == bytes.fromhex("53515543 02000000 01000000 07000000 0900000000000000 01")
+    head = bytearray(24)
+    wire.answer_head(head, message, 2, 1)
+    assert head + b"\x01" == bytes.fromhex(
+        "53515543 02000000 01000000 07000000 0900000000000000 01"
+    )
 
 
 @given(st.integers(0, 31), st.lists(st.integers(0, 1), min_size=1, max_size=90), st.binary())
 def test_messages_are_read_as_they_were_written(decoder: int, bits: list[int], rest: bytes) -> None:
     payload = wire.enqueue_payload(decoder, np.array(bits, dtype=np.uint8), 11)
     # A sender pads to its slot.
-    message = (wire.request_bytes(wire.ENQUEUE, 2**32 - 1, payload, 2**64 - 1) + rest)[:256]
-    found = wire.request_of(message)
-    assert (found.id, found.timestamp_ns) == (2**32 - 1, 2**64 - 1)
-    read = wire.enqueue_of(found.payload)
-    assert (read.decoder, read.tag, read.bits.tolist()) == (decoder, 11, bits)
+    message = wire.request_bytes(wire.ENQUEUE, 2**32 - 1, payload, 2**64 - 1) + rest
+    function, end = wire.call_of(message + b"of the last datagram", len(message))
+    assert (function, message[wire.REQUEST_ID]) == (wire.ENQUEUE, b"\xff" * 4)
+    assert message[:end].endswith(payload)
+    count, found = wire.enqueue_of(message, end)
+    assert wire.decoder_of(message, end) == decoder
+    assert (count, [found >> place & 1 for place in range(count)]) == (len(bits), bits)
+    assert found >> count == 0
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(message: bytes) -> None:
     for read in (
-        wire.request_of,
-        wire.response_of,
+        wire.call_of,
+        wire.answer_of,
         wire.enqueue_of,
         wire.get_corrections_of,
         wire.decoder_of,
     ):
         with contextlib.suppress(Malformed):
-            read(message)
+            read(message, len(message))
 
 
 def parity(syndromes: Any) -> Any:
@@ -72,70 +79,115 @@ def parity(syndromes: Any) -> Any:
     return np.array([syndromes.sum() % 2], dtype=np.uint8)
 
 
-def request(function: int, payload: bytes) -> wire.Request:
-    return wire.Request(function=function, id=1, timestamp_ns=0, payload=payload)
-
-
-def enqueue(bits: list[int], decoder: int = 0) -> wire.Request:
+def enqueue(bits: list[int], decoder: int = 0) -> bytes:
     payload = wire.enqueue_payload(decoder, np.array(bits, dtype=np.uint8))
-    return request(wire.ENQUEUE, payload)
+    return wire.request_bytes(wire.ENQUEUE, 1, payload)
 
 
-def ask(observables: int = 1, *, reset: bool = True) -> wire.Request:
+def ask(observables: int = 1, *, reset: bool = True) -> bytes:
     payload = wire.get_corrections_payload(0, observables, reset=reset)
-    return request(wire.CORRECTIONS, payload)
+    return wire.request_bytes(wire.CORRECTIONS, 1, payload)
+
+
+AGAIN = wire.request_bytes(wire.RESET, 1, wire.reset_payload(0))
+
+
+class Table:
+    """The sessions of a server, called with whole messages."""
+
+    def __init__(self, decode: Any = parity) -> None:
+        decoder = Decoder(syndromes=4, observables=1, decode=decode)
+        self.sessions = ShotTable({0: decoder}, most=3)
+
+    def __call__(self, message: bytes, caller: str = "one", now_s: float = 0.0) -> CallAnswer:
+        function, end = wire.call_of(message, len(message))
+        return self.sessions.answer(caller, function, message, end, now_s)
+
+    def complete(self, bits: list[int]) -> None:
+        found = self(enqueue(bits)).to_decode
+        assert found is not None
+        found.decode()
+
+    def status(self, message: bytes, caller: str = "one", now_s: float = 0.0) -> Status:
+        return self(message, caller, now_s).status
 
 
 @pytest.fixture
-def sessions() -> dict[int, Session]:
-    return {0: Session(Decoder(syndromes=4, observables=1, decode=parity))}
+def table() -> Table:
+    return Table()
 
 
-def status(found: Any) -> Status:
+def test_a_shot_is_decoded_when_it_is_complete(table: Table) -> None:
+    assert table.status(ask()) is Status.NOT_READY
+    assert table(enqueue([1, 0, 1])).to_decode is None
+    found = table(enqueue([0])).to_decode
     assert found is not None
-    return found.status
-
-
-def test_a_shot_is_decoded_when_it_is_complete(sessions: dict[int, Session]) -> None:
-    assert status(answer(ask(), sessions)) is Status.NOT_READY
-    assert answer(enqueue([1, 0, 1]), sessions).to_decode is None
-    found = answer(enqueue([1]), sessions)
-    assert found.to_decode is sessions[0]
-    found.to_decode.decode()
+    assert table.status(ask()) is Status.NOT_READY
+    found.decode()
     for reset in (False, True):
-        read = answer(ask(reset=reset), sessions)
-        assert (read.status, read.result) == (Status.OK, b"\x01")
-    assert status(answer(ask(), sessions)) is Status.NOT_READY
+        read = table(ask(reset=reset))
+        assert (read.status, read.result) == (Status.OK, b"\0")
+    assert table.status(ask()) is Status.NOT_READY
 
 
-def test_a_spoilt_shot_fails_until_a_reset(sessions: dict[int, Session]) -> None:
-    again = request(wire.RESET, wire.reset_payload(0))
-    bad = request(wire.ENQUEUE, wire.enqueue_payload(0, np.ones(2, np.uint8)) + b"\0")
+def test_decoders_get_the_syndromes_in_their_order() -> None:
+    seen: list[Any] = []
+
+    def watched(syndromes: Any) -> Any:
+        seen.append(syndromes.tolist())
+        return parity(syndromes)
+
+    table = Table(watched)
+    for shot in ([1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]):
+        table(enqueue(shot[:1]))
+        table.complete(shot[1:])
+        assert seen.pop() == shot
+        table(ask())
+
+
+def test_a_spoilt_shot_fails_until_a_reset(table: Table) -> None:
+    payload = wire.enqueue_payload(0, np.ones(2, np.uint8)) + b"\0"
+    bad = wire.request_bytes(wire.ENQUEUE, 1, payload)
     for spoil, said in ((enqueue([1] * 5), Status.OK), (bad, Status.BAD_REQUEST)):
-        assert status(answer(spoil, sessions)) is said
-        assert status(answer(ask(), sessions)) is Status.INTERNAL_ERROR
-        assert status(answer(enqueue([1] * 4), sessions)) is Status.OK
-        assert status(answer(ask(), sessions)) is Status.INTERNAL_ERROR
-        assert status(answer(again, sessions)) is Status.OK
-        assert status(answer(ask(), sessions)) is Status.NOT_READY
+        assert table.status(spoil) is said
+        assert table.status(ask()) is Status.INTERNAL_ERROR
+        assert table.status(enqueue([1] * 4)) is Status.OK
+        assert table.status(ask()) is Status.INTERNAL_ERROR
+        assert table.status(AGAIN) is Status.OK
+        assert table.status(ask()) is Status.NOT_READY
 
 
-def test_calls_that_fit_nothing_get_their_status(sessions: dict[int, Session]) -> None:
-    assert answer(request(5, b""), sessions) is None
-    assert status(answer(enqueue([1], decoder=1), sessions)) is Status.INVALID_DECODER
-    assert status(answer(ask(2), sessions)) is Status.BAD_REQUEST
+def test_calls_that_fit_nothing_get_their_status_and_no_session(table: Table) -> None:
+    assert table.status(enqueue([1], decoder=1)) is Status.INVALID_DECODER
+    assert table.status(ask(2)) is Status.BAD_REQUEST
     for function in (wire.ENQUEUE, wire.CORRECTIONS, wire.RESET):
-        assert status(answer(request(function, b"\0" * 7), sessions)) is Status.BAD_REQUEST
-        assert status(answer(request(function, b"\0" * 9), sessions)) is Status.BAD_REQUEST
+        for size in (0, 7, 9):
+            message = wire.request_bytes(function, 1, bytes(size))
+            assert table.status(message) is Status.BAD_REQUEST
+    table(ask())
+    table(AGAIN)
+    assert len(table.sessions) == table.sessions.opened == 0
 
 
-def test_a_decoder_that_raises_fails_the_shot_alone(sessions: dict[int, Session]) -> None:
+def test_a_decoder_that_raises_fails_the_shot_alone() -> None:
     def broken(_: Any) -> Any:
         raise RuntimeError("no matching")
 
-    session = Session(Decoder(syndromes=1, observables=1, decode=broken))
-    answer(enqueue([1]), {0: session}).to_decode.decode()
-    assert status(answer(ask(), {0: session})) is Status.INTERNAL_ERROR
+    table = Table(broken)
+    table.complete([1] * 4)
+    assert table.status(ask()) is Status.INTERNAL_ERROR
+
+
+def test_a_newcomer_gets_the_place_of_the_silent_alone(table: Table) -> None:
+    for second, caller in enumerate("abc"):
+        table(enqueue([1]), caller, second)
+    assert table.status(enqueue([1]), "d", 9.9) is Status.BUSY
+    table(enqueue([1]), "a", 9.9)  # so that the one who was silent longest is b
+    assert table.status(enqueue([1]), "d", 10.9) is Status.BUSY
+    assert table.status(enqueue([1]), "d", 11.0) is Status.OK
+    assert table.status(enqueue([1]), "b", 11.0) is Status.BUSY
+    assert table(enqueue([0, 1]), "a", 11.0).to_decode is not None  # two came before
+    assert (len(table.sessions), table.sessions.opened) == (3, 4)
 
 
 @contextlib.contextmanager
@@ -175,7 +227,7 @@ def test_shots_of_several_callers_are_decoded_apart(server: DecodingServer) -> N
             assert decoded(one, bits) == bits.sum() % 2
             other.reset()
     assert server.counts.decoded == 20
-    assert server.counts.callers == 2
+    assert server.counts.sessions == 2
 
 
 def test_a_flood_of_junk_is_counted_and_decoding_goes_on(server: DecodingServer) -> None:
@@ -203,16 +255,7 @@ def test_a_flood_of_junk_is_counted_and_decoding_goes_on(server: DecodingServer)
         until(lambda: server.counts.too_large > 0 and server.counts.unknown > 0)
     counts = server.counts
     assert counts.malformed >= 4 * counts.too_large > 0
-
-
-def test_callers_beyond_the_bound_are_forgotten(server: DecodingServer) -> None:
-    with running(server.serve) as port:
-        for _ in range(70):
-            with DecodingClient("127.0.0.1", port) as client:
-                client.reset()
-        assert len(server._callers) <= 64
-        with DecodingClient("127.0.0.1", port) as client:
-            assert decoded(client, np.ones(16, np.uint8)) == 0
+    assert counts.sessions == 1
 
 
 class Relay:

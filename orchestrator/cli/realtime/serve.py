@@ -56,9 +56,11 @@ def serve_decoding(
             f"syndromes={made.syndromes} observables={made.observables}"
         )
 
-    counts = serve_decoder(made, host=host, port=port, slot_bytes=slot_size, stop=stop, ready=ready)
-    shown = " ".join(f"{name}={value}" for name, value in asdict(counts).items())
-    say(f"QEC_DECODING_SERVER_RING decoder=0 dispatched={counts.requests} {shown}")
+    served = serve_decoder(made, host=host, port=port, slot_bytes=slot_size, stop=stop, ready=ready)
+    shown = [f"{name}={value}" for name, value in asdict(served.counts).items()]
+    shown += [f"decoding_{name}_us={value:.2f}" for name, value in served.decoding_us().items()]
+    words = " ".join(shown)
+    say(f"QEC_DECODING_SERVER_RING decoder=0 dispatched={served.counts.requests} {words}")
 
 
 def serve_echoes(host: _Host = "127.0.0.1", port: _Port = 0) -> None:
