@@ -22,6 +22,11 @@ _Values = NDArray[np.float64]
 
 _LEAST_HOURS, _MOST_HOURS = 14 * 24, 10 * 8784
 _MOST_HOMES = 200
+_STEP_S = 3600
+_HOUR, _LOAD, _SOLAR = "hour", "non_shiftable_load", "solar_generation"
+_DAYLIGHT_SAVING = "daylight_savings_status"
+# Of an hour: what no home takes in kWh, and no sun gives in W for each kW of modules.
+_MOST_LOAD_KWH, _MOST_SOLAR_W = 1000.0, 2000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +81,7 @@ class Homes:
 
 def read_homes(folder: str) -> Homes:
     """Read a folder in the layout of CityLearn's challenge of 2022. Raises `InputError`."""
-    path = Path(folder)
+    path = Path(folder).expanduser()
     schema_file = path / "schema.json"
     if not schema_file.is_file():
         raise InputError(
@@ -91,15 +96,13 @@ def read_homes(folder: str) -> Homes:
         file = path / _text(told, "energy_simulation", schema_file, name)
         if not file.is_file():  # a part of the homes may be elsewhere
             continue
-        columns = _columns(file, ("hour", "non_shiftable_load", "solar_generation"))
-        if hours is not None and len(columns["hour"]) != len(hours):
-            raise InputError(
-                f"{file}: {len(columns['hour'])} hours; expected {len(hours)}, as of the other homes"
-            )
-        hours = columns["hour"]
+        columns = _energies(file)
+        if hours is None:
+            hours = columns[_HOUR]
+        _check_same_hours(file, columns[_HOUR], hours)
         # Solar power is per kW of the modules, in W.
         peak_kw = _attribute(told, "pv", "nominal_power", schema_file, name, 0.0)
-        found.append(columns["non_shiftable_load"] - columns["solar_generation"] * peak_kw / 1000)
+        found.append(columns[_LOAD] - columns[_SOLAR] * peak_kw / 1000)
         batteries.add(
             Battery(
                 capacity=_attribute(
@@ -142,11 +145,18 @@ def _buildings(schema_file: Path) -> Mapping[str, Mapping[str, Any]]:
         schema = json.loads(text)
         buildings = schema["buildings"]
         named = {str(name): dict(told) for name, told in buildings.items()}
+        named = {name: told for name, told in named.items() if told.get("include", True)}
+        step = schema.get("seconds_per_time_step", _STEP_S)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{schema_file}: no table of buildings ({error!r:.100}); expected the schema of a "
             "CityLearn challenge"
         ) from None
+    if step != _STEP_S:
+        raise InputError(
+            f"{schema_file}: seconds_per_time_step = {step!r:.40}; expected {_STEP_S}, an hour: add up the "
+            "energies of each hour, and take the mean of its powers and prices"
+        )
     if len(named) > _MOST_HOMES:
         raise InputError(f"{schema_file}: {len(named)} homes; expected at most {_MOST_HOMES}")
     return named
@@ -176,19 +186,51 @@ def _attribute(
     return value
 
 
-def _columns(file: Path, wanted: Sequence[str]) -> dict[str, _Values]:
+def _energies(file: Path) -> dict[str, _Values]:
+    """Read the hours of a home, one after another, and its energies in the units of CityLearn."""
+    found = _columns(file, (_HOUR, _LOAD, _SOLAR), (_DAYLIGHT_SAVING,))
+    for name, most, unit in ((_LOAD, _MOST_LOAD_KWH, "kWh"), (_SOLAR, _MOST_SOLAR_W, "W per kW")):
+        for row in np.flatnonzero((found[name] < 0) | (found[name] > most))[:1]:
+            raise InputError(
+                f"{file}, hour {row + 1}: {name} = {found[name][row]:g}; expected 0 to {most:g} {unit} in "
+                "an hour, the unit of CityLearn"
+            )
+    steps = np.diff(found[_HOUR]) % 24
+    # Where clocks are set, an hour is left out, or comes twice.
+    saving = np.diff(found.get(_DAYLIGHT_SAVING, np.zeros(len(steps) + 1)))
+    for row in np.flatnonzero((steps != 1) & ((saving == 0) | (steps > 2)))[:1]:
+        raise InputError(
+            f"{file}: hour {found[_HOUR][row + 1]:g} after hour {found[_HOUR][row]:g}, in row {row + 2}; "
+            "expected each hour once: fill in missing ones, and give an hourly table of other steps"
+        )
+    return found
+
+
+def _check_same_hours(file: Path, hours: _Values, expected: _Values) -> None:
+    if len(hours) != len(expected):
+        raise InputError(
+            f"{file}: {len(hours)} hours; expected {len(expected)}, as of the other homes"
+        )
+    for row in np.flatnonzero(hours != expected)[:1]:
+        raise InputError(
+            f"{file}: hour {hours[row]:g} in row {row + 1}; expected {expected[row]:g}, as of the other "
+            "homes: bring them to the same clock"
+        )
+
+
+def _columns(file: Path, wanted: Sequence[str], optional: Sequence[str] = ()) -> dict[str, _Values]:
     """Read columns of a CSV file as finite numbers."""
     lines = read_lines(file)
     if len(lines) - 1 > _MOST_HOURS:
         raise InputError(f"{file}: {len(lines) - 1} hours; expected at most {_MOST_HOURS}")
-    header = next(csv.reader([lines[0].text]))
+    header = [name.strip() for name in next(csv.reader([lines[0].text]))]
     missing = [name for name in wanted if name not in header]
     if missing:
-        raise InputError(
-            f"{file}: no column {', '.join(missing)}; expected the columns of CityLearn"
+        raise lines[0].error(
+            f"the names of CityLearn, separated by commas, among them {', '.join(missing)}"
         )
-    places = {name: header.index(name) for name in wanted}
-    found: dict[str, list[float]] = {name: [] for name in wanted}
+    places = {name: header.index(name) for name in (*wanted, *optional) if name in header}
+    found: dict[str, list[float]] = {name: [] for name in places}
     for line in lines[1:]:
         if not line.text.strip():
             continue

@@ -174,6 +174,36 @@ def _folder(path: Path, hours: int = 24 * 14, **changed: str) -> Path:
     return path
 
 
+def _home(
+    load: str = "1",
+    solar: str = "0",
+    first: int = 0,
+    left_out: int | None = None,
+    saving: int | None = None,
+) -> str:
+    """Return a home's file; ``left_out``: an hour that is not in it, ``saving``: when clocks change."""
+    rows = ["hour,non_shiftable_load,solar_generation,daylight_savings_status"]
+    for at in range(first, first + 336 + (left_out is not None)):
+        if at != left_out:
+            rows.append(f"{at % 24 + 1},{load},{solar},{int(saving is not None and at >= saving)}")
+    return "\n".join(rows)
+
+
+def test_a_schema_may_leave_homes_out_and_files_may_come_from_other_systems(tmp_path: Path) -> None:
+    """With marks of byte order, other line ends, and an hour left out as clocks change."""
+    _folder(tmp_path)
+    schema = json.loads((tmp_path / "schema.json").read_text())
+    schema["buildings"]["Building_2"]["include"] = False
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    for n in (1, 10):
+        text = _home(load=str(n), left_out=30, saving=30).replace("\n", "\r\n")
+        (tmp_path / f"Building_{n}.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    found = read_homes(str(tmp_path))
+    assert found.names == ("Building_1", "Building_10")
+    assert found.net[:, 200].tolist() == [1.0, 10.0]
+    assert found.hours[28:32].tolist() == [5, 6, 8, 9]
+
+
 def test_homes_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     found = read_homes(str(_folder(tmp_path)))
     assert found.names == ("Building_1", "Building_2", "Building_10")
@@ -203,6 +233,16 @@ def test_homes_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
             {"Building_2.csv": "hour,non_shiftable_load,solar_generation\n1,1,0"},
             naming("Building_2.csv", 1, 336),
         ),
+        ({"Building_2.csv": _home(load="2275.8")}, naming("Building_2.csv", 2275.8, "kWh")),
+        ({"Building_2.csv": _home(solar="-0.5")}, naming("solar_generation", -0.5)),
+        ({"Building_10.csv": _home(first=5)}, naming("Building_10.csv", "row 1", "clock")),
+        ({"Building_1.csv": _home(left_out=30)}, naming("hour 8 after hour 6", "fill in")),
+        ({"Building_1.csv": _home(left_out=30, saving=99)}, naming("hour 8 after hour 6")),
+        (
+            {"Building_2.csv": _home().replace("hour,", "Hour [h];")},
+            naming("Building_2.csv", "line 1", "Hour [h];", "among them hour"),
+        ),
+        ({"schema.json": '{"buildings": {}, "seconds_per_time_step": 900}'}, naming(900, 3600)),
         ({"pricing.csv": "electricity_pricing\n0.2"}, naming(1, 336)),
         ({"pricing.csv": "price\n0.2"}, naming("pricing.csv", "electricity_pricing")),
     ],
