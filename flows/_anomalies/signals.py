@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +25,8 @@ _MOST_FEATURES = 4096
 _SHIPPED = Path(__file__).with_name("data")
 _NUMBERS = "numbers and a label, separated by commas"
 _COMMENTS = ("#", "%", "@")  # of CSV, ARFF and KEEL
+_LABEL_NAMES = ("class", "label", "labels", "target", "y")
+_FEW_LABELS = 20  # more are numbers rather than labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +93,8 @@ def signals_of(data: str | None, task: Task | None, target: str | None) -> list[
         files: list[tuple[Path, _Known | None]] = [
             (_SHIPPED / f"{name}.csv", _KNOWN[name]) for name in names
         ]
-    elif Path(data).is_dir():
-        files = _in_folder(Path(data))
+    elif Path(data).expanduser().is_dir():
+        files = _in_folder(Path(data).expanduser())
     else:
         name = Path(data).name.lower()
         known = next((one for one in _KNOWN.values() if name in one.files), None)
@@ -117,20 +121,8 @@ def _read(path: Path, known: _Known | None, task: Task | None, target: str | Non
     for line, cells in rows:
         if cells[-1].lower() in ("", "?", "nan"):
             raise line.error("a label in the last column")
-    labels = [cells[-1] for _, cells in rows]
-    counts = Counter(labels)
-    if len(counts) != 2:
-        shown = ", ".join(sorted(counts)[:6])
-        raise InputError(
-            f"{path}: the labels in the last column are {shown}{' …' if len(counts) > 6 else ''}; "
-            "expected two different ones"
-        )
-    if min(counts.values()) < LEAST_OF_A_CLASS:
-        rare = min(counts, key=counts.__getitem__)
-        raise InputError(
-            f"{path}: {counts[rare]} signals with the label {rare}; expected at least "
-            f"{LEAST_OF_A_CLASS} with each label"
-        )
+    counts = Counter(cells[-1] for _, cells in rows)
+    _check_labels(path, rows, counts)
     if known is not None and target is None and known.target in counts:
         target = known.target
     found = min(sorted(counts), key=counts.__getitem__) if target is None else target
@@ -142,21 +134,53 @@ def _read(path: Path, known: _Known | None, task: Task | None, target: str | Non
     features = np.array([_features(line, cells) for line, cells in rows])
     if not np.ptp(features, axis=0).any():
         raise InputError(f"{path}: all signals are equal; expected different ones")
+    for column in np.flatnonzero((np.diff(features, axis=0) == 1).all(axis=0))[:1]:
+        raise InputError(
+            f"{path}: column {column + 1} numbers the signals from {features[0, column]:g} on, and so "
+            "tells their labels where the file is sorted by these; expected measured numbers: leave the "
+            "column out"
+        )
     return Signals(
         title=path.stem if known is None else known.title,
         task=task or ("recognition" if known is None else known.task),
         features=features,
-        is_target=np.array([label == found for label in labels]),
+        is_target=np.array([cells[-1] == found for _, cells in rows]),
         target=found,
         other=next(label for label in counts if label != found),
     )
 
 
+def _check_labels(
+    path: Path, rows: Sequence[tuple[SourceLine, list[str]]], counts: Counter[str]
+) -> None:
+    """Raise `InputError` unless the last column has two labels, each of them often enough."""
+    if len(counts) != 2:
+        shown = ", ".join(sorted(counts)[:6])
+        first = {cells[0] for _, cells in rows}
+        remedy = "; expected two different ones"
+        if len(first) == 2:
+            remedy += (
+                f": move the first column there, whose labels are {' and '.join(sorted(first))}"
+            )
+        elif len(counts) <= _FEW_LABELS:
+            remedy += ": join the others to one label, or leave them out"
+        raise InputError(
+            f"{path}: the labels in the last column are {shown}{' …' if len(counts) > 6 else ''}{remedy}"
+        )
+    if min(counts.values()) < LEAST_OF_A_CLASS:
+        rare = min(counts, key=counts.__getitem__)
+        raise InputError(
+            f"{path}: {counts[rare]} signals with the label {rare}; expected at least "
+            f"{LEAST_OF_A_CLASS} with each label"
+        )
+
+
 def _rows(path: Path) -> list[tuple[SourceLine, list[str]]]:
     """Return the lines of signals with their cells."""
     lines = [line for line in read_lines(path) if _is_signal(line)]
-    rows = [(line, [cell.strip() for cell in line.text.split(",")]) for line in lines]
+    rows = [(line, _cells(line)) for line in lines]
     if rows and len(rows[0][1]) > 1 and not any(map(_is_number, rows[0][1][:-1])):
+        _check_names(*rows[0])
         rows = rows[1:]  # it names the columns
     if not 2 * LEAST_OF_A_CLASS <= len(rows) <= _MOST_SIGNALS:
         raise InputError(
@@ -170,6 +194,25 @@ def _rows(path: Path) -> list[tuple[SourceLine, list[str]]]:
         if len(cells) != width:
             raise line.error(f"{width} columns, as in line {rows[0][0].number}, not {len(cells)}")
     return rows
+
+
+def _cells(line: SourceLine) -> list[str]:
+    text = line.text.strip()
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if separator in text:
+            raise line.error(f"{_NUMBERS}, and a point in a number; these are separated by {name}")
+    return [cell.strip() for cell in next(csv.reader([text], skipinitialspace=True))]
+
+
+def _check_names(line: SourceLine, names: Sequence[str]) -> None:
+    """Raise `InputError` if names of columns say that the label is not the last one."""
+    for column, name in enumerate(names[:-1], 1):
+        if name.lower() in _LABEL_NAMES:
+            raise line.error(f"the column {name} as the last, in place of {names[-1]}")
+        if not name:
+            raise line.error(
+                f"a name for column {column}; leave it out if it only numbers the signals"
+            )
 
 
 def _is_signal(line: SourceLine) -> bool:

@@ -305,7 +305,18 @@ def test_more_qubits_than_the_qpu_has_are_refused(run_on: Callable[[str], Run]) 
     assert run.spans() == []
 
 
-ROWS = [f"{n}.5,1.0,{'ab'[n % 2]}" for n in range(30)]
+ROWS = [f"{n % 7}.5,1.0,{'ab'[n % 2]}" for n in range(30)]
+FIRST = [f"{'ab'[n % 2]},{n % 7}.5,1.{n}" for n in range(30)]
+
+
+def test_quoted_cells_and_names_of_columns_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "quoted.csv"
+    rows = [",".join(f'"{cell}"' for cell in row.split(",")) for row in ROWS]
+    text = "\r\n".join(['"u","v","kind of signal"', *rows])
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (found,) = signals_of(str(path), None, "a")
+    assert (found.target, found.other, len(found)) == ("a", "b", 30)
+    assert found.features[1].tolist() == [1.5, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -321,6 +332,16 @@ ROWS = [f"{n}.5,1.0,{'ab'[n % 2]}" for n in range(30)]
         ([*ROWS[::2], *ROWS[::2], *ROWS[1:6:2]], naming(3, 10)),
         (["1.0,2.0,a", "1.0,2.0,b"] * 15, "equal"),
         (["a", "b"] * 15, naming("numbers", "line 1")),
+        ([f"{n},{row}" for n, row in enumerate(ROWS)], naming("column 1", "numbers the signals")),
+        (["class,u,v", *FIRST], naming("line 1", "class", "last")),
+        ([",u,v", *FIRST], naming("line 1", "name", "column 1")),
+        (FIRST, naming("move the first column", "a", "b")),
+        (
+            [row.replace(".", ",").replace(",1", ";1") for row in ROWS],
+            naming("line 1", "semicolons"),
+        ),
+        ([row.replace(",", "\t") for row in ROWS], naming("line 1", "tabs")),
+        ([*ROWS, *ROWS, "1.0,2.0,c"], naming("c", "join")),
     ],
 )
 def test_a_file_that_cannot_be_learnt_names_the_line(

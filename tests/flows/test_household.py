@@ -182,11 +182,11 @@ def _home(
     saving: int | None = None,
 ) -> str:
     """Return a home's file; ``left_out``: an hour that is not in it, ``saving``: when clocks change."""
-    rows = ["hour,non_shiftable_load,solar_generation,daylight_savings_status"]
-    for at in range(first, first + 336 + (left_out is not None)):
-        if at != left_out:
-            rows.append(f"{at % 24 + 1},{load},{solar},{int(saving is not None and at >= saving)}")
-    return "\n".join(rows)
+    head = "hour,non_shiftable_load,solar_generation,daylight_savings_status"
+    hours = [at for at in range(first, first + 336 + (left_out is not None)) if at != left_out]
+    saves = [int(saving is not None and at >= saving) for at in hours]
+    rows = [f"{at % 24 + 1},{load},{solar},{one}" for at, one in zip(hours, saves, strict=True)]
+    return "\n".join([head, *rows])
 
 
 def test_a_schema_may_leave_homes_out_and_files_may_come_from_other_systems(tmp_path: Path) -> None:
