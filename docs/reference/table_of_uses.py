@@ -58,7 +58,6 @@ def entry(folder: Path) -> dict[str, Any]:
         "qpu": record.qpu,
         "profile": options.get("profile"),
         "started_at": record.started_at.date().isoformat(),
-        "duration_s": round(record.duration_s or 0.0, 1),
         "shots": record.usage.total.shots,
         "circuits": record.usage.total.circuits,
         "versions": {k: v for k, v in record.versions.items() if k in _PACKAGES},

@@ -360,7 +360,7 @@ def test_patients_of_a_folder_are_not_called_invented(tmp_path: Path) -> None:
     usual = {name: one.default for name, one in signature(federated.fn).parameters.items()}
     for index, name in enumerate(("north", "east", "south")):
         (tmp_path / f"{name}.csv").write_text(as_text(generated(index, 60, 1)))
-    assert _checked(usual | {"data": str(tmp_path)}).title == tmp_path.name
+    assert _checked(usual | {"data": str(tmp_path)}).title == f"hospitals of {tmp_path.name}"
     assert _checked(usual).title == "generated patients"
 
 
