@@ -20,9 +20,11 @@ Flows that compare ways to do the same have one key more, from which the table o
 documentation is made:
 
 ``comparisons``
-    list of ``{"data", "measure", "higher_is_better", "won", "ways"}``: what was compared on which
-    data; ``won`` is "quantum", "classical" or "neither", or the name of the best way where all are
-    of one side; a way is ``{"name", "is_quantum", "value", "error"}`` with one standard error.
+    list of ``{"data", "measure", "higher_is_better", "won", "ways", "bound"}``: what was compared on
+    which data; a way is ``{"name", "is_quantum", "side", "value", "error"}`` with one standard error;
+    its side is "quantum", "classical", or a name that tells kinds apart that are neither. ``won`` is
+    the side, "neither", or the name of the best way where sides have names of their own. ``bound``
+    is None, or like a way: what no way can do better than.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,14 +14,11 @@ __all__ = [
     "Comparison",
     "Figure",
     "Way",
-    "Winner",
     "bootstrapped",
     "decided",
     "over_seeds",
     "resampled",
 ]
-
-Winner = Literal["quantum", "classical", "neither"]
 
 _RESAMPLES = 1000
 # Two ways differ if their difference is more than this many of its standard errors.
@@ -46,6 +43,7 @@ class Figure:
 class Way:
     """One way to solve the task of a flow, with its figure.
 
+    group: of ways that are of one kind, where quantum and classical do not tell kinds apart.
     draws: its figure on resamples of the items, if the other ways of the comparison have theirs on
     the same resamples: see `resampled`. The difference of two ways then has an error of its own.
     """
@@ -53,7 +51,13 @@ class Way:
     name: str
     figure: Figure
     is_quantum: bool = False
+    group: str = ""
     draws: tuple[float, ...] = ()
+
+    @property
+    def side(self) -> str:
+        """The kind of way: its group, or quantum or classical."""
+        return self.group or ("quantum" if self.is_quantum else "classical")
 
     def lead_over(self, other: Way) -> Figure:
         """Return by how much the figure is larger than another way's."""
@@ -69,26 +73,29 @@ class Comparison:
 
     measure: what the figures are, as in "accuracy". data: what they were measured on, as a reader
     of the table of all flows knows it; a flow with several data sets has a comparison for each.
+    bound: what no way can do better than, such as a plan with foresight.
     """
 
     ways: Sequence[Way]
     measure: str
     higher_is_better: bool = True
     data: str = ""
+    bound: Way | None = None
 
     @property
-    def winner(self) -> Winner:
-        """The side with the best way, if the other side's best is significantly worse.
+    def winner(self) -> str:
+        """The side with the best way, if the best of all others is significantly worse.
 
-        Where all ways are of one side, it is that side. Without draws, errors count as independent:
-        shared data make the test stricter than it must be.
+        Of sides that are quantum or classical it is the side, of others the name of the way; where
+        all ways are of one side, it is that side. Without draws, errors count as independent: shared
+        data make the test stricter than it must be.
         """
-        if len({way.is_quantum for way in self.ways}) == 1:
-            return "quantum" if self.ways[0].is_quantum else "classical"
+        if len({way.side for way in self.ways}) == 1:
+            return self.ways[0].side
         winner, _ = self._decided()
         if winner is None:
             return "neither"
-        return "quantum" if winner.is_quantum else "classical"
+        return winner.name if winner.group else winner.side
 
     @property
     def verdict(self) -> str:
@@ -96,9 +103,12 @@ class Comparison:
         return self._decided()[1]
 
     def _decided(self) -> tuple[Way | None, str]:
+        # The flow is about its quantum ways, or where there are none, about those that come first.
+        sides = [way.side for way in self.ways]
+        ours = "quantum" if "quantum" in sides else sides[0]
         return decided(
-            self._best(is_quantum=True),
-            self._best(is_quantum=False),
+            self._best(way for way in self.ways if way.side == ours),
+            self._best(way for way in self.ways if way.side != ours),
             measure=self.measure,
             higher_is_better=self.higher_is_better,
         )
@@ -110,21 +120,23 @@ class Comparison:
             "measure": self.measure,
             "higher_is_better": self.higher_is_better,
             "won": self.winner,
-            "ways": [
-                {
-                    "name": way.name,
-                    "is_quantum": way.is_quantum,
-                    "value": way.figure.value,
-                    "error": way.figure.error,
-                }
-                for way in self.ways
-            ],
+            "ways": [_recorded(way) for way in self.ways],
+            "bound": self.bound and _recorded(self.bound),
         }
 
-    def _best(self, *, is_quantum: bool) -> Way:
-        ways = [way for way in self.ways if way.is_quantum is is_quantum]
+    def _best(self, ways: Iterable[Way]) -> Way:
         sign = 1 if self.higher_is_better else -1
         return max(ways, key=lambda way: sign * way.figure.value)
+
+
+def _recorded(way: Way) -> dict[str, Any]:
+    return {
+        "name": way.name,
+        "is_quantum": way.is_quantum,
+        "side": way.side,
+        "value": way.figure.value,
+        "error": way.figure.error,
+    }
 
 
 def decided(

@@ -63,7 +63,7 @@ from flows._decoder.matching import Drawing, Matched, TrainingShots, drawn, matc
 from flows._decoder.networks import Kind, Shape, grid_of
 from flows._decoder.pictures import picture
 from flows._decoder.published import check_folder, read_experiment
-from flows._decoder.standings import Standing, difference, standings, verdict
+from flows._decoder.standings import Standing, better, difference, standings, verdict
 from flows._decoder.trained import Trained
 from flows._decoder.training import Learned, Schedule, train
 from flows._inputs import InputError, check_whole, require_extra
@@ -91,6 +91,7 @@ _DRAWN_AT_ONCE = 25_000
 _MATCHED_AT_ONCE = 5_000
 _WIDTH = {"residual": 192, "attention": 32}
 _MEASURED_PASSES = 5
+_PUBLISHED = "published"
 # Where a QPU states no errors, so that matching has weights: about what good devices have.
 _UNKNOWN = Noise(one_qubit=0.0005, two_qubits=0.005, readout=0.01, source="assumed, none stated")
 _NOTHING = Noise(one_qubit=0.0, two_qubits=0.0, readout=0.0)
@@ -410,20 +411,23 @@ def _result(
     seed: int,
 ) -> dict[str, Any]:
     test = np.arange(0, experiment.shots, 2)
-    published = {f"published {name}": bits for name, bits in experiment.published.items()}
+    published = {f"{_PUBLISHED} {name}": bits for name, bits in experiment.published.items()}
     rated = standings({**found, **published}, experiment.flips, test, experiment.rounds)
     ours = {one.name: one for one in rated if one.name in found}
     matchings = [one for one in ours.values() if one.name != "network"]
     rival = min(matchings, key=lambda one: one.test_wrong.value)
     flips = experiment.flips[test]
     apart = difference(found["network"] != flips, found[rival.name][test] != flips, seed)
-    better = "neither"
-    if abs(apart.value) > 2 * apart.error:
-        better = "network" if apart.value < 0 else "matching"
-    best, second = sorted(rated, key=lambda one: one.test_wrong.value)[:2]
+    ahead = better(ours["network"], rival, apart)
     every = {**found, **published}
-    wrong = [_tested(every[one.name], test) != flips for one in (best, second)]
-    first = verdict(best, second, difference(wrong[0], wrong[1], seed))
+    strongest = min(
+        (one for one in rated if one.name != "network"), key=lambda one: one.test_wrong.value
+    )
+    lead = difference(
+        found["network"] != flips, _tested(every[strongest.name], test) != flips, seed
+    )
+    winner = better(ours["network"], strongest, lead)
+    first = verdict(ours["network"], strongest, lead)
     own = verdict(ours["network"], rival, apart)
     return {
         "experiment": experiment.title,
@@ -434,8 +438,8 @@ def _result(
         "test_shots": len(test),
         "detection_share": experiment.detection_share,
         "decoders": {one.name: _plain(one) for one in rated},
-        "best": best.name,
-        "better": better,
+        "best": min(rated, key=lambda one: one.test_wrong.value).name,
+        "better": "neither" if ahead is None else "network" if ahead is not rival else "matching",
         "difference": asdict(apart),
         "network": {
             "kind": trained.shape.kind,
@@ -445,16 +449,46 @@ def _result(
         },
         "comparisons": [
             Comparison(
-                ways=[Way(name=one.name, figure=one.test_per_round) for one in rated],
+                ways=sorted((_way(one) for one in rated), key=lambda way: way.group != "network"),
                 measure="logical error per round",
                 higher_is_better=False,
                 data=experiment.title,
             ).as_record()
+            | {"won": "neither" if winner is None else winner.name},
+            *_reproduced(experiment, rated),
         ],
         "plot": picture(experiment, rated, learned.steps),
         "table": _table(rated),
         "summary": _summary(experiment, first, own, learned),
     }
+
+
+def _way(one: Standing) -> Way:
+    group = "network" if one.name == "network" else "matching"
+    if one.name.startswith(_PUBLISHED):
+        group = "published"
+    return Way(name=one.name, figure=one.test_per_round, group=group)
+
+
+def _reproduced(experiment: Experiment, rated: Sequence[Standing]) -> list[dict[str, Any]]:
+    """Compare matching on all shots with the predictions of matching that came with them."""
+    named = {one.name: one for one in rated}
+    pair = [named[name] for name in ("matching", f"{_PUBLISHED} pymatching") if name in named]
+    if len(pair) < 2:
+        return []
+    ways = [
+        Way(name=one.name, figure=one.wrong, group=one.name)
+        for one in pair
+        if one.wrong is not None
+    ]
+    return [
+        Comparison(
+            ways=ways,
+            measure="share of wrong answers",
+            higher_is_better=False,
+            data=f"{experiment.title}, all {experiment.shots:,} shots",
+        ).as_record()
+    ]
 
 
 def _tested(answer: Bits, test: NDArray[np.int64]) -> Bits:

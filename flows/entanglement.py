@@ -20,15 +20,15 @@ takes:
 No side is quantum here: the QPU makes the data of all. Beside the keys that `flows` documents, the
 result has ``qubits``, ``training``, ``test``, ``shots``, ``entangled_share`` (of the states drawn
 before they were balanced), ``expected_share`` (1 − 8/33 for two qubits, else None), ``ways`` (``name``,
-``settings``, ``value``, ``error``, ``by_seed``) and ``won`` (name of the best way with all settings, or
-"neither" of the best two kinds). Errors are of a bootstrap over the test states, and networks are
-judged by the mean of their seeds.
+``settings``, ``value``, ``error``, ``by_seed``) and ``won`` (name of the best way, or "neither" where the
+best network and the best of the others differ within their error). Errors are of a bootstrap over the
+test states, and networks are judged by the mean of their seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prefect import flow
 
-from flows._comparison import Comparison, Way, decided, resampled
+from flows._comparison import Comparison, Way, resampled
 from flows._entanglement.judges import (
     SettingCounts,
     bell_fidelity,
@@ -64,6 +64,7 @@ _WITNESS_SETTINGS = 3
 _SEPARABLE_SHARE = 8 / 33  # of two qubits by the Hilbert-Schmidt measure (Slater and Dunkl 2012)
 _NETWORK, _LINEAR = "network", "linear model"
 _PPT, _TUNED = "tomography with PPT", "tomography with PPT, threshold tuned"
+_GROUPS = {_NETWORK: "network", _LINEAR: "linear model", _PPT: "tomography", _TUNED: "tomography"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +96,7 @@ class Judgement:
         scores = self.rights.mean(axis=0)
         figure, draws = resampled(lambda chosen: float(scores[chosen].mean()), scores.size, seed)
         name = f"{self.name}, {counted(self.settings, 'setting')}"
-        return Way(name=name, figure=figure, draws=draws)
+        return Way(name=name, figure=figure, group=_GROUPS.get(self.name, "witness"), draws=draws)
 
 
 @classical
@@ -278,18 +279,16 @@ def result(
     states: RandomStates, settings: JudgingSettings, found: Sequence[Judgement]
 ) -> dict[str, Any]:
     """Return what the flow does, from all judgements."""
-    everything = 3**states.qubits
     ways = {(one.name, one.settings): one.as_way(settings.seed) for one in found}
-    known = [way for (name, _), way in ways.items() if name not in (_NETWORK, _LINEAR)]
-    network = ways[_NETWORK, everything]
-    conventional = max(known, key=lambda way: way.figure.value)
-    winner, verdict = decided(network, conventional, measure="accuracy")
     tests = found[0].rights.shape[1]
     title = "Hilbert-Schmidt states of two qubits" if states.qubits == 2 else "mixtures of 3 qubits"
-    compared = Comparison(
-        ways=list(ways.values()),
-        measure="accuracy",
-        data=f"{title}, {tests} balanced, {settings.shots} shots each",
+    data = f"{title}, {tests} balanced, {settings.shots} shots each"
+    whole = Comparison(ways=list(ways.values()), measure="accuracy", data=data)
+    fewest = settings.numbers[0]
+    few = replace(
+        whole,
+        ways=[way for (_, number), way in ways.items() if number <= fewest],
+        data=f"{data}, {counted(fewest, 'setting')}",
     )
     return {
         "qubits": states.qubits,
@@ -299,7 +298,7 @@ def result(
         "seed": settings.seed,
         "entangled_share": states.share,
         "expected_share": 1 - _SEPARABLE_SHARE if states.qubits == 2 else None,
-        "won": "neither" if winner is None else winner.name,
+        "won": whole.winner,
         "ways": [
             {
                 "name": one.name,
@@ -310,9 +309,7 @@ def result(
             }
             for one in found
         ],
-        "comparisons": [
-            compared.as_record() | {"won": "neither" if winner is None else winner.name}
-        ],
+        "comparisons": [one.as_record() for one in (whole, few)[: len(settings.numbers)]],
         "plot": _picture(states, settings, found, ways),
         "table": {
             "columns": ["Way", "Settings", "Shots of each", "Accuracy", "Std. error"],
@@ -327,7 +324,7 @@ def result(
                 for one in sorted(found, key=lambda one: (one.settings, one.name))
             ],
         },
-        "summary": _summary(states, settings, ways, verdict, tests),
+        "summary": _summary(states, settings, whole, few, tests),
     }
 
 
@@ -361,20 +358,13 @@ def _picture(
 def _summary(
     states: RandomStates,
     settings: JudgingSettings,
-    ways: Mapping[tuple[str, int], Way],
-    verdict: str,
+    whole: Comparison,
+    few: Comparison,
     tests: int,
 ) -> list[str]:
-    fewest = settings.numbers[0]
-    lines = [verdict]
-    if states.qubits == 2 and fewest == 3:
-        _, sentence = decided(
-            ways[_NETWORK, 3], ways["Bell witness, threshold tuned", 3], measure="accuracy"
-        )
-        lines.append(f"With 3 settings: {sentence}")
-    else:
-        few = ways[_NETWORK, fewest]
-        lines.append(f"With {counted(fewest, 'setting')}, a network has {few.figure}.")
+    lines = [whole.verdict]
+    if len(settings.numbers) > 1:
+        lines.append(f"With {counted(settings.numbers[0], 'setting')}: {few.verdict}")
     lines.append(
         f"{tests} test states, half of them entangled, after {settings.training} of training; "
         f"{counted(settings.shots, 'shot')} for each state, whatever the number of settings."

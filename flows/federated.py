@@ -206,7 +206,7 @@ def _checked(given: Mapping[str, Any]) -> _Inputs:
         for name, text in texts.items()
     )
     _check_number(len(hospitals), given["least"])
-    title = _INVENTED_TITLE if folder is None else folder.resolve().name
+    title = _INVENTED_TITLE if folder is None else f"hospitals of {folder.resolve().name}"
     return _Inputs(title=title, hospitals=hospitals, texts=texts, sites=(), noise=noise)
 
 
@@ -362,16 +362,21 @@ def _result(
             figures[kind] = {
                 model: over_seeds([one[kind] for one in some]) for model, some in beside.items()
             }
-    ways = [
-        Way(name=f"the {_NAMES[model]}, {kind}", figure=figure, is_quantum=model == "circuit")
+    comparisons = [
+        Comparison(
+            ways=[
+                Way(
+                    name=f"the {_NAMES[model]}, {kind}",
+                    figure=figure,
+                    is_quantum=model == "circuit",
+                )
+                for model, figure in some.items()
+            ],
+            measure="accuracy",
+            data=f"{inputs.title}, {kind}",
+        )
         for kind, some in figures.items()
-        for model, figure in some.items()
     ]
-    comparison = Comparison(
-        ways=ways,
-        measure="accuracy",
-        data=inputs.title,
-    )
     untrained = over_seeds([one["untrained"] for one in found["circuit"]])
     home = over_seeds([one["home"] for one in found["logistic"]])
     gone = {
@@ -389,19 +394,21 @@ def _result(
         "gone": gone,
         "links": found["circuit"][-1]["links"],
         "multiplier": {model: one.multiplier for model, one in inputs.noise.items()} or None,
-        "comparisons": [comparison.as_record()],
+        "comparisons": [one.as_record() for one in comparisons],
         "plot": _plot(figures),
         "table": {
             "columns": ["Way", "Accuracy", "Standard error"],
             "rows": [
-                [way.name, round(way.figure.value, 4), round(way.figure.error, 4)] for way in ways
+                [way.name, round(way.figure.value, 4), round(way.figure.error, 4)]
+                for one in comparisons
+                for way in one.ways
             ],
         },
     }
     for kind in ("federated", "pooled", "alone"):
         some_figures = figures.get(kind)
         result[kind] = some_figures and {m: _plain(one) for m, one in some_figures.items()}
-    return result | {"summary": _summary(inputs, comparison, figures, result)}
+    return result | {"summary": _summary(inputs, comparisons[0], figures, result)}
 
 
 def _plain(figure: Figure) -> dict[str, float]:

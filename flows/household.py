@@ -352,6 +352,7 @@ def result(
         measure="cost relative to no battery",
         higher_is_better=False,
         data=f"{tested.title}, {len(tested)} of them unseen",
+        bound=bound,
     )
     middle = tables.values[0, :, :, tables.values.shape[3] // 2]
     title = f"{tested.title}: cost of electricity in {len(tested)} unseen ones"

@@ -41,7 +41,7 @@ from flows._comparison import Comparison, Way
 from flows._decoder.experiments import Experiment, unpacked
 from flows._decoder.networks import Shape, grid_of
 from flows._decoder.pictures import latencies
-from flows._decoder.standings import difference, standings, verdict
+from flows._decoder.standings import better, difference, standings, verdict
 from flows._decoder.streaming import ServerKind, Stream, Streamed, round_sizes, streamed
 from flows._decoder.trained import Trained, content_of
 from flows._decoder.training import Schedule
@@ -180,6 +180,7 @@ def _result(
     ways = {f"{kind} in real time": found.answers, "correlated matching": matching}
     ours, rival = standings(ways, flips, np.arange(len(flips)), experiment.rounds)
     apart = difference(found.answers != flips, matching != flips, seed)
+    winner = better(ours, rival, apart)
     missed = int((found.reactions > deadline_us / _MICRO).sum() + (~found.answered).sum())
     latency = {
         "echo": _quantiles(found.echoes),
@@ -204,11 +205,15 @@ def _result(
         "infrastructure_us": None if beyond_s is None else beyond_s * _MICRO,
         "comparisons": [
             Comparison(
-                ways=[Way(name=one.name, figure=one.test_per_round) for one in (ours, rival)],
+                ways=[
+                    Way(name=one.name, figure=one.test_per_round, group=one.name)
+                    for one in (ours, rival)
+                ],
                 measure="logical error per round",
                 higher_is_better=False,
-                data=experiment.title,
+                data=f"{experiment.title}, {counted(len(flips), 'shot')}",
             ).as_record()
+            | {"won": "neither" if winner is None else winner.name}
         ],
     }
     times = {

@@ -31,6 +31,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -317,7 +318,7 @@ def sensing(
     settings = Interrogating(atoms=atoms, rate=rate, seed=seed)
     fringe = calibrated_fringe(settings)
     found = interrogate(runs, fringe, settings)
-    source = "generated drives" if data is None else f"the rest in {data}"
+    source = "generated drives" if data is None else f"the rest in {Path(data).resolve().name}"
     return result(source, runs, fringe, found, drifts(runs, found))
 
 

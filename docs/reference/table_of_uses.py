@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,10 @@ _COLUMNS = (
     "ours",
     "who won",
 )
-_PACKAGES = ("hpcqc", "qiskit", "qiskit-aer", "numpy", "scikit-learn", "jax")
+_PACKAGES = (
+    *("hpcqc", "qiskit", "qiskit-aer", "numpy", "scikit-learn", "jax"),
+    *("stim", "pymatching", "rdkit", "selfies", "pyulog"),
+)
 _NEEDED = ("data", "measure", "higher_is_better", "won", "ways")
 
 
@@ -61,44 +64,72 @@ def entry(folder: Path) -> dict[str, Any]:
         "shots": record.usage.total.shots,
         "circuits": record.usage.total.circuits,
         "versions": {k: v for k, v in record.versions.items() if k in _PACKAGES},
-        "comparisons": [{key: one[key] for key in _NEEDED} for one in compared],
+        "comparisons": [
+            {key: one[key] for key in (*_NEEDED, "bound") if key in one} for one in compared
+        ],
     }
 
 
 def table() -> str:
     """Return the table, a row for each comparison of each run taken up, in Markdown."""
     texts = tomllib.loads((_ENTRIES / "texts.toml").read_text(encoding="utf-8"))
-    rows = [row for path in sorted(_ENTRIES.glob("*.json")) for row in _rows(path, texts)]
+    runs = {path.name: json.loads(path.read_text("utf-8")) for path in _ENTRIES.glob("*.json")}
+    order = sorted(runs, key=lambda name: (runs[name]["flow"], name))
+    rows = [
+        row for name in order for row in _rows(name, runs[name], _told_apart(name, runs), texts)
+    ]
     head, *body = (f"| {' | '.join(row)} |\n" for row in (_COLUMNS, *rows))
     return "".join((head, "|" + "---|" * len(_COLUMNS) + "\n", *body))
 
 
-def _rows(path: Path, texts: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    run = json.loads(path.read_text(encoding="utf-8"))
+def _rows(
+    name: str, run: Mapping[str, Any], apart: str, texts: Mapping[str, Any]
+) -> Iterator[tuple[str, ...]]:
     try:
         text = texts[run["flow"]]
     except KeyError:
         raise ValueError(
-            f"{path.name}: no text of {run['flow']!r}; give it one in uses/texts.toml"
+            f"{name}: no text of {run['flow']!r}; give it one in uses/texts.toml"
         ) from None
     for one in run["comparisons"]:
-        best = {side: _best(one, is_quantum=side) for side in (True, False)}
-        shown = [way for way in best.values() if way is not None]
-        if best[True] is None:
-            shown = one["ways"]
+        best = _best_of_each_side(one)
+        ours = "quantum" if "quantum" in best else next(iter(best))
+        others = {side: way for side, way in best.items() if side != ours}
+        shown = [f"{way['name']} {_figure(way)}" for way in (best[ours], *others.values())]
+        if one.get("bound"):
+            shown.append(f"bound: {one['bound']['name']} {_figure(one['bound'])}")
         yield (
-            f"[`{run['flow']}`]({text['section']}), {_qpu(run)}",
+            f"[`{run['flow']}`]({text['section']}), {_qpu(run)}{apart}",
             one["data"],
             _of(text["quantum"], one["data"]),
-            "–" if best[False] is None else best[False]["name"],
+            _best(one, others.values())["name"] if others else "–",
             _of(text["published"], one["data"]),
-            f"{one['measure']}: " + "; ".join(f"{w['name']} {_figure(w)}" for w in shown),
+            f"{one['measure']}: {'; '.join(shown)}",
             {"neither": "nobody"}.get(one["won"], one["won"]),
         )
 
 
 def _qpu(run: Mapping[str, Any]) -> str:
     return "ideal" if run["profile"] is None else f"with the noise of {run['profile']}"
+
+
+def _told_apart(name: str, runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the parameters in which a run differs from those that would have the same row."""
+    run = runs[name]
+
+    def key(one: Mapping[str, Any]) -> tuple[Any, ...]:
+        return one["flow"], one["profile"], tuple(c["data"] for c in one["comparisons"])
+
+    alike = [
+        one["parameters"] for other, one in runs.items() if other != name and key(one) == key(run)
+    ]
+    if run["parameters"] in alike:
+        raise ValueError(f"{name}: another file has the same run; expected one of them")
+    return "".join(
+        f", {parameter} = {value}"
+        for parameter, value in run["parameters"].items()
+        if value is not None and any(other.get(parameter) != value for other in alike)
+    )
 
 
 def _of(text: str | Mapping[str, str], data: str) -> str:
@@ -108,10 +139,17 @@ def _of(text: str | Mapping[str, str], data: str) -> str:
     return next((found for key, found in text.items() if data.startswith(key)), "–")
 
 
-def _best(one: Mapping[str, Any], *, is_quantum: bool) -> dict[str, Any] | None:
-    ways = [way for way in one["ways"] if way["is_quantum"] is is_quantum]
+def _best_of_each_side(one: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the best way of each side, in the order in which sides come first."""
+    sides: dict[str, list[Mapping[str, Any]]] = {}
+    for way in one["ways"]:
+        sides.setdefault(way["side"], []).append(way)
+    return {side: _best(one, ways) for side, ways in sides.items()}
+
+
+def _best(one: Mapping[str, Any], ways: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
     sign = 1 if one["higher_is_better"] else -1
-    return max(ways, key=lambda way: sign * way["value"], default=None)
+    return max(ways, key=lambda way: sign * way["value"])
 
 
 def _figure(way: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flows._comparison import Figure, bootstrapped
 from flows._decoder.experiments import Bits
 
-__all__ = ["Standing", "difference", "logical_error", "per_round", "standings", "verdict"]
+__all__ = ["Standing", "better", "difference", "logical_error", "per_round", "standings", "verdict"]
 
 _SIGNIFICANT = 2.0
 
@@ -78,14 +78,22 @@ def difference(first: Bits, second: Bits, seed: int) -> Figure:
     return bootstrapped(first.astype(float) - second.astype(float), seed)
 
 
-def verdict(ours: Standing, rival: Standing, apart: Figure) -> str:
-    """Return the sentence that says which decoder won. apart: wrong shares, ours minus rival's."""
+def better(ours: Standing, rival: Standing, apart: Figure) -> Standing | None:
+    """Return the better decoder, None within the error. apart: wrong shares, ours minus rival's."""
     if abs(apart.value) <= _SIGNIFICANT * apart.error or not apart.error:
+        return None
+    return ours if apart.value < 0 else rival
+
+
+def verdict(ours: Standing, rival: Standing, apart: Figure) -> str:
+    """Return the sentence that says which decoder won; see `better`."""
+    first = better(ours, rival, apart)
+    if first is None:
         return (
             f"Nobody won: {ours.name} and {rival.name} err equally often within the error, "
             f"{ours.test_per_round} and {rival.test_per_round} per round."
         )
-    first, second = (ours, rival) if apart.value < 0 else (rival, ours)
+    second = rival if first is ours else ours
     return (
         f"{first.name[0].upper()}{first.name[1:]} won: error per round {first.test_per_round}, "
         f"{second.name} {second.test_per_round}; on the same shots it is wrong in "

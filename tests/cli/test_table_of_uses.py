@@ -72,6 +72,51 @@ def test_a_run_becomes_a_row_for_each_comparison(
         uses.table()
 
 
+def _entered(parameters: dict, comparison: Comparison) -> str:
+    run = {"flow": "flows.own", "parameters": parameters, "profile": "vlq"}
+    return json.dumps(run | {"comparisons": [comparison.as_record()]})
+
+
+@pytest.fixture
+def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the entries of the table are, with the text of a flow."""
+    monkeypatch.setattr(uses, "_ENTRIES", tmp_path)
+    (tmp_path / "texts.toml").write_text(
+        '["flows.own"]\nsection = "x.md"\nquantum = "none"\npublished = "none"\n'
+    )
+    return tmp_path
+
+
+def test_a_row_has_the_best_of_each_side_and_the_bound(entries: Path) -> None:
+    def way(group: str, name: str, value: float) -> Way:
+        return Way(name=name, figure=Figure(value=value, error=0.01), group=group)
+
+    ways = [
+        way("net", "a", 0.8),
+        way("rule", "b", 0.5),
+        way("net", "c", 0.9),
+        way("rule", "d", 0.6),
+    ]
+    compared = Comparison(ways=ways, measure="hits", data="x", bound=way("", "all", 1.0))
+    (entries / "one.json").write_text(_entered({}, compared))
+    (row,) = uses.table().splitlines()[2:]
+    assert row.endswith(
+        "| d | none | hits: c 0.900 ± 0.010; d 0.600 ± 0.010; bound: all 1.000 ± 0.010 | c |"
+    )
+
+
+def test_runs_on_the_same_data_are_told_apart_by_their_parameters(entries: Path) -> None:
+    compared = Comparison(ways=[Way(name="a", figure=Figure(value=1, error=0))], measure="cost")
+    (entries / "one.json").write_text(_entered({"privacy": None, "seed": 1}, compared))
+    (entries / "two.json").write_text(_entered({"privacy": 3.0, "seed": 1}, compared))
+    rows = [row.split(" | ")[0] for row in uses.table().splitlines()[2:]]
+    start = "| [`flows.own`](x.md), with the noise of vlq"
+    assert rows == [start, f"{start}, privacy = 3.0"]
+    (entries / "three.json").write_text((entries / "two.json").read_text())
+    with pytest.raises(ValueError, match=naming("three.json", "same")):
+        uses.table()
+
+
 @pytest.mark.usefixtures("prefect_server")
 def test_a_run_that_compares_nothing_is_refused(recorded) -> None:
     script = ROOT / "docs" / "reference" / "table_of_uses.py"

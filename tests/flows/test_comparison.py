@@ -46,6 +46,19 @@ def test_ways_of_one_side_leave_the_other_no_chance():
     assert Comparison(ways=quantum, measure="accuracy").winner == "quantum"
 
 
+def test_groups_are_sides_with_a_winner_by_name():
+    ways = [
+        Way(name=name, figure=Figure(value=value, error=0.01), group=group)
+        for name, value, group in [("a net", 0.7, "net"), ("a rule", 0.6, "rule"), ("b", 0.5, "b")]
+    ]
+    found = Comparison(ways=ways, measure="accuracy", bound=ways[0])
+    assert found.winner == "a net"
+    assert found.verdict == "A net won: accuracy 0.700 ± 0.010, a rule 0.600 ± 0.010."
+    ways[1] = replace(ways[1], figure=ways[0].figure)
+    assert replace(found, ways=ways).winner == "neither"
+    assert found.as_record()["bound"]["side"] == "net"
+
+
 def test_an_exact_figure_needs_no_error():
     assert compared(0.9, 0.8, error=0.0).winner == "quantum"
     assert str(Figure(value=0.5, error=0.0)) == "0.5"
@@ -82,6 +95,7 @@ def test_the_record_of_a_comparison_is_json():
     assert record["ways"][0] == {
         "name": "quantum kernel",
         "is_quantum": True,
+        "side": "quantum",
         "value": 0.9,
         "error": 0.01,
     }

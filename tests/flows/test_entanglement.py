@@ -227,9 +227,10 @@ def test_states_are_judged(
         assert ways["tomography with PPT, threshold tuned", 3**qubits]["value"] > 0.75
     assert (("CHSH inequality", 9) in ways) is (qubits == 2)
     assert result["summary"][0].startswith(("Nobody won", "Tomography", "Network", "Bell"))
-    (record,) = result["comparisons"]
+    record, few = result["comparisons"]
     assert record["won"] == result["won"]
     assert not any(way["is_quantum"] for way in record["ways"])
+    assert all(way["name"].endswith(", 3 settings") for way in few["ways"])
     assert "<svg" in result["plot"]
     assert entanglement(**parameters) == result
 
