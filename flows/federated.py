@@ -34,6 +34,7 @@ the handshake agreed on) and ``multiplier`` (noise of privacy, in clipping bound
 from __future__ import annotations
 
 import math
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,7 +68,7 @@ from flows._federated.patients import (
     parsed,
     read,
 )
-from flows._inputs import InputError, check_whole, require_extra
+from flows._inputs import InputError, check_whole, read_lines, require_extra
 from hpcqc import Qpu, checked_by, classical, quantum
 from orchestrator.runs import current_run
 from orchestrator.wording import counted
@@ -77,6 +78,8 @@ __all__ = ["Federation", "federate", "federated", "reference_circuits", "referen
 _INVENTED = {"north": 240, "east": 220, "south": 120, "west": 180}
 _INVENTED_TITLE = "generated patients"
 _MOST_SITES = 32
+_SITE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,38}[A-Za-z0-9])?", re.ASCII)
+_TAKEN = ("authority", "coordinator")
 _RATES = {"logistic": 1.0, "circuit": 0.05}
 # A step of the regression costs no QPU time.
 _LOGISTIC_STEPS = 20
@@ -199,14 +202,23 @@ def _checked(given: Mapping[str, Any]) -> _Inputs:
     noise = {} if epsilon is None else _noise(epsilon, given["rounds"], given["steps"])
     if given["sites"] is not None:
         return _far(given, noise)
-    texts = _texts(given["data"], given["seed"])
-    folder = None if given["data"] is None else Path(given["data"])
-    hospitals = tuple(
-        parsed(text, name) if folder is None else read(folder / f"{name}.csv", name)
-        for name, text in texts.items()
-    )
+    if given["data"] is None:
+        title = _INVENTED_TITLE
+        texts = {
+            name: as_text(generated(index, number, given["seed"]))
+            for index, (name, number) in enumerate(_INVENTED.items())
+        }
+        hospitals = tuple(parsed(text, name) for name, text in texts.items())
+    else:
+        folder = Path(given["data"]).expanduser()
+        title = f"hospitals of {folder.resolve().name}"
+        files = _files(folder)
+        _check_number(len(files), given["least"])
+        hospitals = tuple(read(file, name) for name, file in files.items())
+        texts = {
+            name: "\n".join(line.text for line in read_lines(file)) for name, file in files.items()
+        }
     _check_number(len(hospitals), given["least"])
-    title = _INVENTED_TITLE if folder is None else f"hospitals of {folder.resolve().name}"
     return _Inputs(title=title, hospitals=hospitals, texts=texts, sites=(), noise=noise)
 
 
@@ -237,20 +249,24 @@ def _check_number(number: int, least: int) -> None:
         )
 
 
-def _texts(data: str | None, seed: int) -> dict[str, str]:
-    """Return the file of each hospital."""
-    if data is None:
-        return {
-            name: as_text(generated(index, number, seed))
-            for index, (name, number) in enumerate(_INVENTED.items())
-        }
-    folder = Path(data)
+def _files(folder: Path) -> dict[str, Path]:
+    """Return the file of each hospital by its name, which is that of a site and its link, too."""
     if not folder.is_dir():
-        raise InputError(f"data {data!r}: expected a folder with a file for each hospital")
-    files = sorted(file for file in folder.glob("*.csv") if file.is_file())
-    if not files:
-        raise InputError(f"{folder}: no files of hospitals, such as cleveland.csv")
-    return {file.stem: file.read_text(encoding="utf-8", errors="replace") for file in files}
+        raise InputError(f"data {str(folder)!r}: expected a folder with a file for each hospital")
+    # UCI's own names, where the other files of its folder are of another layout.
+    files = sorted(folder.glob("processed.*.data")) or sorted(folder.glob("*.csv"))
+    found = {file.stem.removeprefix("processed."): file for file in files if file.is_file()}
+    if not found:
+        raise InputError(
+            f"{folder}: no files of hospitals, such as cleveland.csv or processed.cleveland.data"
+        )
+    for name, file in found.items():
+        if not _SITE_NAME.fullmatch(name) or name in _TAKEN:
+            raise InputError(
+                f"{file}: the hospital {name!r}; expected letters, digits and - in the name of a file, "
+                f"which becomes that of a site, and none of the names {', '.join(_TAKEN)}"
+            )
+    return found
 
 
 @flow

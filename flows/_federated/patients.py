@@ -46,6 +46,20 @@ _KINDS = {
     "slope": (10, (1, 2, 3)),
     "thallium": (12, (3, 6, 7)),
 }
+# A table in another order, or coded otherwise, would be learned from all the same.
+_SPANS = {
+    "age": (0, 0, 120),
+    "pressure in mmHg": (3, 0, 300),
+    "cholesterol in mg/dl": (4, 0, 1000),
+    "heart rate": (7, 0, 250),
+    "ST depression": (9, -10, 20),
+}
+_CODES = {
+    **{name: (at, (0, 1)) for name, at in _FLAGS.items()},
+    **_KINDS,
+    "vessels": (11, (0, 1, 2, 3)),
+    "diagnosis": (13, (0, 1, 2, 3, 4)),
+}
 FEATURES = (
     *_SCALES,
     *_FLAGS,
@@ -112,13 +126,15 @@ def joined(hospitals: Sequence[Patients]) -> Patients:
 
 
 def _read(lines: Sequence[SourceLine], path: Path, hospital: str) -> Patients:
-    rows = []
+    rows: list[list[float]] = []
     for line in lines:
         if not line.text.strip():
             continue
         words = [word.strip() for word in line.text.split(",")]
         if len(words) != _COLUMNS:
             raise line.error(f"{_WORD}; this has {len(words)}")
+        if not rows and not any(map(_is_number, words)):
+            raise line.error(f"patients from the first line on, without names of columns; {_WORD}")
         missing = [word.lower() in ("?", "nan", "") for word in words]
         row = [
             math.nan if absent else line.real(word, f"a number, or NaN or ? for none; {_WORD}")
@@ -126,8 +142,7 @@ def _read(lines: Sequence[SourceLine], path: Path, hospital: str) -> Patients:
         ]
         if math.isnan(row[-1]):
             raise line.error("a diagnosis, 0 to 4, in the last column")
-        if not 0 <= row[-1] <= 4:
-            raise line.error(f"a diagnosis, 0 to 4, in the last column; {row[-1]:g} is none")
+        _check_values(line, row)
         rows.append(row)
     table = np.array(rows, dtype=float)
     if len(table) < _LEAST_PATIENTS:
@@ -140,6 +155,28 @@ def _read(lines: Sequence[SourceLine], path: Path, hospital: str) -> Patients:
                 "and to test"
             )
     return found
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_values(line: SourceLine, row: Sequence[float]) -> None:
+    """Raise `InputError` for what UCI's description does not allow in a column."""
+    for name, (at, least, most) in _SPANS.items():
+        if not math.isnan(row[at]) and not least <= row[at] <= most:
+            raise line.error(
+                f"{name} from {least} to {most} in column {at + 1}, not {row[at]:g}; {_WORD}"
+            )
+    for name, (at, codes) in _CODES.items():
+        if not math.isnan(row[at]) and row[at] not in codes:
+            raise line.error(
+                f"{name} as {', '.join(map(str, codes))} in column {at + 1}, not {row[at]:g}; {_WORD}"
+            )
 
 
 def _patients(hospital: str, table: _Values) -> Patients:

@@ -364,6 +364,21 @@ def test_patients_of_a_folder_are_not_called_invented(tmp_path: Path) -> None:
     assert _checked(usual).title == "generated patients"
 
 
+def test_hospitals_of_ucis_own_folder_are_sites_by_their_names(tmp_path: Path) -> None:
+    usual = {name: one.default for name, one in signature(federated.fn).parameters.items()}
+    for index, name in enumerate(("cleveland", "va", "hungarian")):
+        text = as_text(generated(index, 60, 1)).replace("\n", "\r\n").encode()
+        (tmp_path / f"processed.{name}.data").write_bytes(b"\xef\xbb\xbf" + text)
+    (tmp_path / "other.csv").write_text("of another layout")
+    found = _checked(usual | {"data": str(tmp_path)})
+    assert [one.hospital for one in found.hospitals] == ["cleveland", "hungarian", "va"]
+    for one in found.hospitals:  # a site reads what the coordinator has read
+        assert (parsed(found.texts[one.hospital], "x").features == one.features).all()
+    (tmp_path / "processed.a b.data").write_text("")
+    with pytest.raises(InputError, match=naming("a b", "letters")):
+        _checked(usual | {"data": str(tmp_path)})
+
+
 ROW = "63.0,1.0,1.0,145.0,233.0,1.0,2.0,150.0,0.0,2.3,3.0,0.0,6.0,{}\n"
 
 
@@ -376,6 +391,11 @@ ROW = "63.0,1.0,1.0,145.0,233.0,1.0,2.0,150.0,0.0,2.3,3.0,0.0,6.0,{}\n"
         ("1,2,3\n" * 30, ("14", "3")),
         ((ROW.format(0) * 9 + ROW.format(1) * 9), ("18", "20")),
         (ROW.format(0).replace("145.0", "high") * 30, ("line 1", "high")),
+        (ROW.format(1.5) * 30, ("line 1", "diagnosis", "1.5")),
+        (ROW.format(0).replace("63.0,1.0", "1.0,63.0") * 30, ("line 1", "sex", "63")),
+        (ROW.format(0).replace(",6.0,", ",2,") * 30, ("line 1", "thallium", "column 13", "2")),
+        (ROW.format(0).replace(",", ";") * 30, ("line 1", "commas")),
+        ("age,sex,cp,bps,chol,fbs,ecg,rate,ang,dep,slope,ca,thal,num\n", ("line 1", "names")),
     ],
 )
 def test_a_file_of_another_layout_is_told_with_its_line(tmp_path: Path, text: str, named) -> None:
