@@ -249,8 +249,14 @@ def _result(
         name="generative transformer",
         figure=over_seeds(1000 * found.transformer[-1]),
         is_quantum=True,
+        group="transformer",
     )
-    random = Way(name="random search", figure=over_seeds(1000 * found.random[-1]), is_quantum=True)
+    random = Way(
+        name="random search",
+        figure=over_seeds(1000 * found.random[-1]),
+        is_quantum=True,
+        group="random search",
+    )
     vqe = Way(
         name="variational flow",
         figure=Figure(
@@ -259,6 +265,7 @@ def _result(
             error=1000 * variational.std_error,
         ),
         is_quantum=True,
+        group="variational flow",
     )
     start = Way(name="Hartree-Fock", figure=Figure(value=1000 * (hf - lowest), error=0.0))
     ways = [
