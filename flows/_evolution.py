@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 __all__ = ["Evolution"]
 
 _Values = NDArray[np.float64]
+_DIGITS = 10
 
 
 class Evolution:
@@ -39,13 +40,16 @@ class Evolution:
         result: _Values = self.mean + np.concatenate([np.zeros((1, len(self.mean))), moved])
         return result
 
-    def learn(self, candidates: _Values, found: Sequence[float]) -> None:
-        """Take the costs of the last candidates and move."""
-        values = np.asarray(found)
-        first = int(values.argmin())
-        if values[first] < self.best_cost:
+    def learn(self, candidates: _Values, found: Sequence[float]) -> int | None:
+        """Take the costs of the last candidates and move; return which one is the best so far, if any."""
+        # Equal costs differ in the last digits, which decide nothing: the first candidate is ahead.
+        values = np.round(np.asarray(found), _DIGITS)
+        first, improves = int(values.argmin()), bool(values.min() < self.best_cost)
+        if improves:
             self.best, self.best_cost = candidates[first], float(values[first])
         self.history.append(self.best_cost)
-        ranks = values[1:].argsort().argsort() / max(len(values) - 2, 1) - 0.5
+        order = values[1:].argsort(kind="stable")
+        ranks = order.argsort() / max(len(values) - 2, 1) - 0.5
         slope = (ranks[: self._half] - ranks[self._half :]) @ self._deviations / self._half
         self.mean = self.mean - self._rate * slope
+        return first if improves else None

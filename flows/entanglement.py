@@ -39,6 +39,7 @@ from prefect import flow
 from flows._comparison import Comparison, Way, resampled
 from flows._entanglement.judges import (
     SettingCounts,
+    above,
     bell_fidelity,
     chsh,
     counts_of,
@@ -208,7 +209,7 @@ def judge(
         Judgement(
             name=name,
             settings=len(seen.settings),
-            rights=np.array([(values[first:] > threshold) == labels[first:]]),
+            rights=np.array([above(values[first:], threshold) == labels[first:]]),
         )
         for name, seen, values, threshold in found
     ]

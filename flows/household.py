@@ -179,10 +179,10 @@ def evolved_circuit(qpu: Qpu, prepared: WarmStart, plan: EvolutionPlan, spread: 
             costs = list(spread(partial(_cost, prepared), tables))
             if generation == 0:
                 warm_start = costs[0]
-            if min(costs) < evolution.best_cost:
+            chosen = evolution.learn(candidates, costs)
+            if chosen is not None:
                 # The table as it was measured: what is controlled with is what was found cheap.
-                best = tables[int(np.argmin(costs))]
-            evolution.learn(candidates, costs)
+                best = tables[chosen]
     return Evolved(table=best, warm_start=warm_start, history=tuple(evolution.history), rows=rows)
 
 

@@ -16,6 +16,7 @@ from flows._networks import Training, trained
 
 __all__ = [
     "SettingCounts",
+    "above",
     "bell_fidelity",
     "chsh",
     "counts_of",
@@ -36,6 +37,7 @@ _PAULIS = {
     "Y": np.array([[0, -1j], [1j, 0]]),
     "Z": np.array([[1, 0], [0, -1]], dtype=complex),
 }
+_DIGITS = 10
 # Signs of XX, YY and ZZ in the four Bell states.
 _BELL = np.array([[1, -1, 1], [-1, 1, 1], [1, 1, -1], [-1, -1, -1]])
 
@@ -201,14 +203,23 @@ def chsh(measured: SettingCounts) -> _Values:
 
 
 def threshold_for(scores: _Values, is_entangled: NDArray[np.bool_]) -> float:
-    """Return the threshold above which states count as entangled with the fewest errors."""
-    order = np.argsort(scores)
-    ranked, labels = scores[order], is_entangled[order]
+    """Return the threshold above which states count as entangled with the fewest errors.
+
+    It lies between two scores, or beyond all: equal ones, which are frequent with few shots, stay together.
+    """
+    rounded = np.round(scores, _DIGITS)
+    order = np.argsort(rounded, kind="stable")
+    ranked, labels = rounded[order], is_entangled[order]
     errors = np.concatenate([[0], np.cumsum(labels)]) + (~labels).sum()
     errors = errors - np.concatenate([[0], np.cumsum(~labels)])
-    best = int(np.argmin(errors))
     padded = np.concatenate([[ranked[0] - 1], ranked, [ranked[-1] + 1]])
+    best = int(np.argmin(np.where(np.diff(padded) > 0, errors, len(errors))))
     return float((padded[best] + padded[best + 1]) / 2)
+
+
+def above(scores: _Values, threshold: float) -> NDArray[np.bool_]:
+    """Return which scores are above a threshold by more than rounding: few shots often meet it exactly."""
+    return np.asarray(np.round(scores - threshold, _DIGITS) > 0)
 
 
 def ppt_scores(measured: SettingCounts) -> _Values:
