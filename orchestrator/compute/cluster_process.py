@@ -29,6 +29,7 @@ PINNED = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
     "RAYON_NUM_THREADS",
+    "PJRT_NPROC",  # of XLA, and so of JAX, whose sums depend on it
 )
 
 
