@@ -161,7 +161,8 @@ def _note(event: str, facts: Mapping[str, Any]) -> None:
 
 def _await_end(ended: threading.Event) -> None:
     """Note the end of the process that holds the other end of standard input."""
-    while sys.stdin.buffer.read(1 << 10):
+    # Not by sys.stdin, whose lock a thread that waits would hold when the interpreter ends.
+    while os.read(0, 1 << 10):
         pass
     ended.set()
 

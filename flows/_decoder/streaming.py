@@ -112,12 +112,7 @@ def streamed(asked: Stream, decode: Callable[[NDArray[np.uint8]], NDArray[np.uin
             host, _, own = asked.address.rpartition(":")
             found = _stream_to(host, int(own), echo.port, asked)
         else:
-            folder = servers.enter_context(tempfile.TemporaryDirectory(prefix="hpcqc-decoder-"))
-            file = Path(folder) / "decoder"
-            file.write_bytes(asked.content)
-            slot = str(max(SLOT_BYTES, largest))
-            options = ["serve", str(file), "--decoder", asked.kind, "--slot-size", slot]
-            with _server(options, "QEC_DECODING_SERVER_READY") as served:
+            with _decoding_server(asked, max(SLOT_BYTES, largest)) as served:
                 found = _stream_to("127.0.0.1", served.port, echo.port, asked)
             told = served.last.get("decoding_p50_us")
             found = replace(found, served=None if told is None else float(told) * _MICRO)
@@ -133,10 +128,25 @@ class _Server:
 
 
 @contextmanager
+def _decoding_server(asked: Stream, slot_bytes: int) -> Iterator[_Server]:
+    """Run the server of a stream's decoder."""
+    with ExitStack() as running:
+        # The server has read its file when it is ready, so that a kill of both leaves no file.
+        with tempfile.TemporaryDirectory(prefix="hpcqc-decoder-") as folder:
+            file = Path(folder) / "decoder"
+            file.write_bytes(asked.content)
+            options = ["serve", str(file), "--decoder", asked.kind, "--slot-size", str(slot_bytes)]
+            served = running.enter_context(_server(options, "QEC_DECODING_SERVER_READY"))
+        yield served
+
+
+@contextmanager
 def _server(options: Sequence[str], ready: str) -> Iterator[_Server]:
-    """Run ``hpcqc realtime …``."""
-    command = [sys.executable, "-m", "orchestrator.cli", "realtime", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    """Run ``hpcqc realtime …``, which ends with this process, too: workers are killed."""
+    command = [sys.executable, "-m", "orchestrator.cli", "realtime", *options, "--with-parent"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         late = threading.Timer(_START_S, process.kill)
         late.start()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -20,6 +21,10 @@ _Host = Annotated[
 ]
 _Port = Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="UDP port; 0: any.")]
 
+_WithParent = Annotated[
+    bool, typer.Option("--with-parent", help="End when standard input is closed, too.")
+]
+
 
 def serve_decoding(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What the decoder reads.")],
@@ -36,6 +41,7 @@ def serve_decoding(
     slot_size: Annotated[
         int, typer.Option(metavar="BYTES", help="Largest message with its header.")
     ] = 256,
+    with_parent: _WithParent = False,
 ) -> None:
     """Decode syndromes that arrive by CUDA-Q's real-time calls over UDP, until Ctrl-C or SIGTERM.
 
@@ -48,7 +54,7 @@ def serve_decoding(
 
     made = decoder_from(decoder, file)
     threadpool_limits(1)  # threads of BLAS only wait for each other on a shot's few numbers
-    stop = _stopped_by_signals()
+    stop = _stopped_by_signals(with_parent=with_parent)
 
     def ready(bound: int) -> None:
         say(
@@ -63,17 +69,29 @@ def serve_decoding(
     say(f"QEC_DECODING_SERVER_RING decoder=0 dispatched={served.counts.requests} {words}")
 
 
-def serve_echoes(host: _Host = "127.0.0.1", port: _Port = 0) -> None:
+def serve_echoes(
+    host: _Host = "127.0.0.1", port: _Port = 0, with_parent: _WithParent = False
+) -> None:
     """Send every UDP datagram back, until Ctrl-C or SIGTERM: what latencies are compared with."""
     from orchestrator.application.realtime import serve_echo
 
-    stop = _stopped_by_signals()
+    stop = _stopped_by_signals(with_parent=with_parent)
     ready: Callable[[int], None] = lambda bound: say(f"ECHO_READY port={bound}")  # noqa: E731
     serve_echo(host=host, port=port, stop=stop, ready=ready)
 
 
-def _stopped_by_signals() -> threading.Event:
+def _stopped_by_signals(*, with_parent: bool) -> threading.Event:
+    """Return what SIGINT and SIGTERM set, and the end of who holds the other end of standard input."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    if with_parent:
+        threading.Thread(target=_await_end, args=(stop,), daemon=True).start()
     return stop
+
+
+def _await_end(stop: threading.Event) -> None:
+    # Not by sys.stdin, whose lock a thread that waits would hold when the interpreter ends.
+    while os.read(0, 1 << 10):
+        pass
+    stop.set()
