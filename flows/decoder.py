@@ -68,6 +68,7 @@ from flows._decoder.trained import Trained
 from flows._decoder.training import Learned, Schedule, train
 from flows._inputs import InputError, check_whole, require_extra
 from hpcqc import Qpu, checked_by, classical, fan_out, open_qpu, quantum
+from orchestrator.runs import current_run
 from orchestrator.wording import counted
 
 __all__ = [
@@ -342,7 +343,7 @@ def decoder(
         title=experiment.title,
     )
     found |= {"network": network_answers(trained, experiment.packed[::2])}
-    if save is not None:
+    if save is not None and not current_run().dry:
         files.save(trained, save)
     result = _result(experiment, found, trained, learned, seed)
     return result | {"source": settings.source, "file": save}

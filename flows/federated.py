@@ -236,8 +236,6 @@ def _far(given: Mapping[str, Any], noise: Mapping[str, PrivacyNoise]) -> _Inputs
     if len(set(sites)) != len(sites):
         raise InputError(f"sites {given['sites']!r}: one is named twice")
     _check_number(len(sites), given["least"])
-    for site in sites:
-        current_run().site.link_of(f"link:{site}")
     title = f"patients of {counted(len(sites), 'site')}"
     return _Inputs(title=title, hospitals=(), texts={}, sites=sites, noise=noise)
 
@@ -336,6 +334,11 @@ def federated(
 def _sites(inputs: _Inputs, least: int) -> Iterator[dict[str, dict[str, Any]]]:
     """Yield the link to each site; start those that are to run here."""
     run = current_run()
+    if inputs.sites and run.dry:
+        raise InputError(
+            "sites were given, whose QPUs and patients would work for a dry run as for a real one; "
+            "estimate without sites, on invented patients: what the coordinator does is the same"
+        )
     if inputs.sites:
         found = {site: run.site.link_of(f"link:{site}") for site in inputs.sites}
         yield {site: link.to_plain() for site, link in found.items() if link is not None}

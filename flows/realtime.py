@@ -48,6 +48,7 @@ from flows._decoder.training import Schedule
 from flows._inputs import InputError
 from flows.decoder import MemorySettings, answers, checked, experiment_for, learn, training_shots
 from hpcqc import checked_by, classical
+from orchestrator.runs import current_run
 from orchestrator.wording import counted
 
 __all__ = ["realtime", "stream"]
@@ -135,7 +136,9 @@ def realtime(
     trained = None
     if kind == "network":
         trained = _trained(experiment, settings.width, samples, passes, seed)
-    asked = {"streamed": streamed, "timeout_s": timeout_s, "server": server}
+    # A dry run asks nobody else's server.
+    address = None if current_run().dry else server
+    asked = {"streamed": streamed, "timeout_s": timeout_s, "server": address}
     found = stream(experiment, trained, kind, asked)
     matching = known.result()["correlated matching"][::2][: len(found.answers)]
     result = _result(experiment, kind, found, matching, deadline_us, seed)

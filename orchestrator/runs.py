@@ -119,6 +119,7 @@ class Run:
     flow: str = ""  # its name; empty where a script calls stages
     coupling: str = ""  # how its stages share nodes and QPU in time; empty where nothing is Slurm's
     gate: Gate = field(default_factory=Gate)  # of a gated run
+    dry: bool = False  # on simulators, to estimate: nothing of it stays, nobody else works for it
     _spans: dict[tuple[str, datetime], StageSpan] = field(default_factory=dict)
     _stages: Occurrences = field(default_factory=Occurrences)
     _keys: dict[Hashable, str] = field(default_factory=dict)

@@ -85,7 +85,8 @@ def _home(folder: Path, name: str, text: str, qpu: Mapping[str, Any]) -> Path:
     home = folder / name
     home.mkdir(exist_ok=True, mode=0o700)
     certificates = folder / "certificates"
-    lines = ["[qpu.own]", *(f"{key} = {_toml(value)}" for key, value in qpu.items())]
+    options = [f"{key} = {_toml(value)}" for key, value in qpu.items() if key != "backend"]
+    lines = ["[qpu.own]", f"backend = {_toml(qpu['backend'])}", "[qpu.own.options]", *options]
     lines += [f"[link.{name}]", f"listen = {_toml(f'127.0.0.1:{_known_port(home)}')}"]
     for role, file in (
         ("certificate", f"{name}.pem"),

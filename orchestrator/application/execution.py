@@ -198,6 +198,7 @@ class RunExecution:
             budgets=plan.budgets,
             coupling=plan.coupling,
             gate=gate_of(plan.site, plan.coupling, plan.quantum_after_s),
+            dry=plan.scratch is not None,
         )
         self._run.observers.append(plan.folder.note_stage)
         self._thread = FlowThread(flow, parameters, self._run)
