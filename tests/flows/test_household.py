@@ -22,6 +22,7 @@ from flows._inputs import InputError
 from flows.household import household
 from orchestrator.runs import Run
 from tests.errors import naming
+from tests.flows.repeated import differences
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "homes"
 needs_engine = pytest.mark.usefixtures("prefect_server")
@@ -309,7 +310,7 @@ def test_generated_homes_are_controlled(
     assert "64.4 %" in result["summary"][2]
     if qpu == "aer":
         jobs = len(current.spans())
-        assert household(**few, candidates=2) == result
+        assert not differences(result, household(**few, candidates=2))
         assert len(current.spans()) == 2 * jobs
 
 

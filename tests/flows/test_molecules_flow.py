@@ -30,6 +30,7 @@ from flows._inputs import InputError
 from flows.molecules import molecules
 from orchestrator.runs import Run
 from tests.errors import naming
+from tests.flows.repeated import differences
 
 needs_engine = pytest.mark.usefixtures("prefect_server")
 Check = Callable[[dict[str, Any]], dict[str, Any]]
@@ -116,7 +117,8 @@ def test_a_network_learns_what_its_code_asks_for() -> None:
     found = sampled(speller, codes, seed=2)[:, :6]
     assert (found == spellings).all(axis=1).mean() > 0.8
     again = trained(spellings, codes, 3, 40, seed=1)
-    assert all((speller.weights[name] == again.weights[name]).all() for name in speller.weights)
+    for name, weights in speller.weights.items():  # sums of single precision, shared by threads
+        assert again.weights[name] == pytest.approx(weights, abs=1e-4)
 
 
 @needs_engine
@@ -165,5 +167,5 @@ def test_molecules_are_made_with_three_priors(
     assert len(result["best"]) == 12
     assert all(scored(one["smiles"]).qed == pytest.approx(one["qed"]) for one in result["best"])
     jobs = len(current.spans())
-    assert molecules(**few, shots=200) == result
+    assert not differences(result, molecules(**few, shots=200))
     assert len(current.spans()) == 2 * jobs

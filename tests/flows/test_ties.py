@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flows._evolution import Evolution
+from tests.flows.repeated import differences
 
 ROUNDING = 1e-14
 
@@ -102,3 +103,17 @@ def test_of_equally_good_learners_the_first_is_chosen() -> None:
         assert found.tuned == "first"
     worse, better = learner("worse", (2, 5, 12)), learner("better", (1, 5, 12))
     assert scored(signals, [worse, better], split).tuned == "better"
+
+
+def test_results_differ_by_more_than_rounding() -> None:
+    first = {"a": [1, 0.1 + 0.2, "x"], "plot": "<svg>1</svg>", "b": {"c": None}}
+    assert not differences(first, {**first, "a": [1, 0.3, "x"], "plot": "<svg>2</svg>"})
+    others = [
+        {**first, "a": [1, 0.3001, "x"]},
+        {**first, "a": [2, 0.3, "x"]},
+        {**first, "a": [1, 0.3]},
+        {**first, "b": {"d": None}},
+        {**first, "b": {"c": 0.0}},
+        {**first, "more": 1},
+    ]
+    assert all(len(differences(first, other)) == 1 for other in others)
