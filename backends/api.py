@@ -42,6 +42,7 @@ __all__ = [
     "Forwarding",
     "Heard",
     "InsufficientMemory",
+    "Leasing",
     "PayloadRejected",
     "QpuBusy",
     "QpuTaskId",
@@ -278,6 +279,19 @@ class Dated(Protocol):
     @property
     def heard(self) -> Heard:
         """When the device itself last answered."""
+        ...
+
+
+@runtime_checkable
+class Leasing(Protocol):
+    """A backend that has sessions in which the device is kept for one loop (optional)."""
+
+    def acquire_lease(self, lease: str, longest_s: float) -> SessionId:
+        """Open a session as ``acquire`` does, for the tasks of one lease alone.
+
+        lease: by which a later instance finds what this one opened at the device, to use it on, or
+        to close it with ``release``. longest_s: the lease is over then, whether released or not.
+        """
         ...
 
 

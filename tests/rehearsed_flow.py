@@ -21,7 +21,8 @@ class RehearsedFlow:
 
     def __init__(self, server: RehearsedSite) -> None:
         self.server, self._before = server, server.meter()
-        self.sampler = Sampler(open_qpu())
+        self.qpu = open_qpu()
+        self.sampler = Sampler(self.qpu)
 
     @property
     def starts(self) -> dict[str, int]:
@@ -35,10 +36,12 @@ class RehearsedFlow:
 
 
 @contextmanager
-def rehearsed_flow(server: RehearsedSite, state_dir, backend: str) -> Iterator[RehearsedFlow]:
+def rehearsed_flow(
+    server: RehearsedSite, state_dir, backend: str, **options
+) -> Iterator[RehearsedFlow]:
     """Run a flow on a site that behaves well; misbehave in the block."""
     server.behave()
-    qpu = QpuSettings(name="rehearsed", backend=backend, options=server.options)
+    qpu = QpuSettings(name="rehearsed", backend=backend, options={**server.options, **options})
     run = Run(
         id=f"faults-{uuid.uuid4().hex[:8]}",
         site=Site(

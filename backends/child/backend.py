@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -57,6 +58,7 @@ class ChildBackend:
         self.calls = calls
         self._target = recent_target(calls.target)
         self._sessions: dict[SessionId, tuple[int, str]] = {}
+        self._leases: dict[SessionId, tuple[str, float]] = {}  # with their ends
         self._kinds: LatestTasks[str] = LatestTasks()  # of the payloads of tasks
         self._lock = threading.Lock()
 
@@ -78,10 +80,19 @@ class ChildBackend:
         self._acquire(session)
         return session
 
+    def acquire_lease(self, lease: str, longest_s: float) -> SessionId:
+        """Open a session of the child's backend, for a lease if it has such; see `Leasing`."""
+        session = SessionId(uuid.uuid4().hex)
+        with self._lock:
+            self._leases[session] = (lease, time.monotonic() + longest_s)
+        self._acquire(session)
+        return session
+
     def release(self, session: SessionId) -> None:
         """Close a session."""
         with self._lock:
             generation, inner = self._sessions.pop(session, (0, ""))
+            self._leases.pop(session, None)
         if inner and generation == self.calls.supervisor.generation:
             self.calls.ask("release", {"session": inner})
 
@@ -142,7 +153,13 @@ class ChildBackend:
     def _acquire(self, session: SessionId) -> str:
         child = self.calls.supervisor.child()
         generation = self.calls.supervisor.generation
-        answer, _ = self.calls.ask("acquire", {}, child=child)
+        if child.about.get("leasing") and session in self._leases:
+            lease, ends_s = self._leases[session]
+            longest_s = max(0.0, ends_s - time.monotonic())
+            asked = {"lease": lease, "longest_s": longest_s}
+            answer, _ = self.calls.ask("acquire_lease", asked, child=child)
+        else:
+            answer, _ = self.calls.ask("acquire", {}, child=child)
         inner = str(answer["session"])
         with self._lock:
             self._sessions[session] = (generation, inner)

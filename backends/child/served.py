@@ -31,7 +31,7 @@ class Served:
 
 def serve_backend(backend: Backend) -> Served:
     """Serve a backend. Payloads and results travel as hpcqc stores them, circuits in QPY."""
-    from backends.api import QpuTaskId, SessionId, Waitable, start_with_labels
+    from backends.api import Leasing, QpuTaskId, SessionId, Waitable, start_with_labels
     from backends.latest import LatestTasks
     from backends.payloads import payload_from_bytes
     from backends.results import result_to_bytes
@@ -77,8 +77,19 @@ def serve_backend(backend: Backend) -> Served:
             {"state": wait(QpuTaskId(h["task"]), h["timeout_s"])},
             [],
         )
+    if isinstance(backend, Leasing):
+        acquire_lease = backend.acquire_lease
+        calls["acquire_lease"] = lambda h, _frames: (
+            {"session": acquire_lease(h["lease"], h["longest_s"])},
+            [],
+        )
     return Served(
-        about={"waitable": waitable, "flat": False, "labels": True},
+        about={
+            "waitable": waitable,
+            "leasing": isinstance(backend, Leasing),
+            "flat": False,
+            "labels": True,
+        },
         calls=calls,
         close=backend.close,
     )

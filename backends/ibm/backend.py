@@ -40,11 +40,11 @@ from backends.ibm.description import calibration_of, check_branches, described
 from backends.ibm.factory import ServiceOptions
 from backends.ibm.pubs import PubForm, separate
 from backends.ibm.service import IbmService, Refused
+from backends.ibm.sessions import ServiceSessions
 from backends.latest import LatestTasks
 from backends.packed_texts import TooMuchPacked, check_packed
 from backends.payloads import Payload, SamplerPayload
 from backends.recent import Recent
-from backends.sessions import Sessions
 from backends.started_jobs import StartedJob, StartedJobs
 from backends.tags import is_tag, short_tag
 from backends.validate import check, check_tag
@@ -118,10 +118,7 @@ class IbmBackend:
         self._submitter = _Submitter(service)
         self._records = StartedJobs(state_dir / "tasks")
         self._lock = threading.RLock()
-        self._sessions = Sessions()
-        self._opening = threading.Lock()  # for the whole time in which a session of IBM's is opened
-        self._ibm_sessions: dict[SessionId, str] = {}
-        self._left_open: set[str] = set()  # of IBM's, which could not be closed so far
+        self._sessions = ServiceSessions(options, service, state_dir / "sessions")
         self._open: dict[QpuTaskId, str] = {}  # the jobs of tasks
         self._ended: LatestTasks[Mapping[str, Any]] = LatestTasks(_ENDED_IN_MEMORY)
         self._listing = threading.Lock()  # for the whole time in which a list is read
@@ -139,10 +136,14 @@ class IbmBackend:
         return self._known.heard
 
     def acquire(self) -> SessionId:
-        """Open a session. One of IBM's is opened with the first task, if the options ask for it."""
-        with contextlib.suppress(AccessDenied, QpuUnavailable):
-            self._close_left_open()
+        """Open a session. A batch of IBM's is opened with the first task, if the options ask for it."""
+        self._close_left()
         return self._sessions.open()
+
+    def acquire_lease(self, lease: str, longest_s: float) -> SessionId:
+        """Open a session for a lease; the same with a dedicated session of IBM's. See `Leasing`."""
+        self._close_left()
+        return self._sessions.open(lease, longest_s)
 
     def release(self, session: SessionId) -> None:
         """Close a session, and IBM's; its tasks go on.
@@ -151,11 +152,6 @@ class IbmBackend:
         closed, which is tried again with the next session that is opened or closed.
         """
         self._sessions.close(session)
-        with self._opening:
-            found = self._ibm_sessions.pop(session, None)
-            if found is not None:
-                self._left_open.add(found)
-        self._close_left_open()
 
     def start(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
         """Submit a job; see ``Backend.start``."""
@@ -230,9 +226,13 @@ class IbmBackend:
 
     def close(self) -> None:
         """Close the connections; jobs go on at the service."""
-        with contextlib.suppress(AccessDenied, QpuUnavailable):
-            self._close_left_open()
+        self._close_left()
         self._service.close()
+
+    def _close_left(self) -> None:
+        """Close what of IBM's sessions nobody needs, as far as the service answers."""
+        with contextlib.suppress(AccessDenied, QpuUnavailable):
+            self._sessions.close_left()
 
     def _started(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
         known = self._records.read(tag)
@@ -246,7 +246,7 @@ class IbmBackend:
             assert isinstance(payload, SamplerPayload)  # as is all that its target takes
             check_branches(payload, target)
             self._records.check_room(target, list(self._open), self.status)
-            ibm_session = self._ibm_session(session)
+            ibm_session = self._sessions.of_tasks(session)
         except QpuUnavailable as error:
             raise QpuBusy(
                 f"nothing was started: {error}", retry_after_s=error.retry_after_s
@@ -285,49 +285,6 @@ class IbmBackend:
                 f"IBM's client refuses the job: {type(error).__name__}: {error}"
             ) from error
         return answer.get("id") if isinstance(answer, dict) else None
-
-    def _ibm_session(self, session: SessionId) -> str | None:
-        """Return the session of IBM's that tasks of ours run in; None to run them alone."""
-        longest_s = self._options.session_s
-        if longest_s is None:
-            return None
-        with self._opening:  # or starts at the same time would open one each, and all are billed
-            found = self._ibm_sessions.get(session)
-            if found is None or not self._accepts_jobs(found):
-                found = self._ibm_sessions[session] = self._opened(longest_s)
-            return found
-
-    def _close_left_open(self) -> None:
-        """Close what of IBM's sessions nobody needs. Raises as `asking` for what stays open."""
-        with self._opening:
-            left = tuple(self._left_open)
-        for ibm_session in left:
-            # One that was closed for being idle, or too old, is refused.
-            with contextlib.suppress(Refused):
-                self._service.asking(self._service.client.close_session, ibm_session)
-            with self._opening:
-                self._left_open.discard(ibm_session)
-
-    def _opened(self, longest_s: int) -> str:
-        """Open a session of IBM's."""
-        answer = self._service.submitting(
-            self._service.client.create_session,
-            self._options.device,
-            self._options.instance,
-            longest_s,
-            "dedicated",
-        )
-        made = answer.get("id") if isinstance(answer, dict) else None
-        if not isinstance(made, str):
-            raise QpuUnavailable(f"the service opened a session and calls it {made!r:.100}")
-        return made
-
-    def _accepts_jobs(self, ibm_session: str) -> bool:
-        try:
-            details = self._service.asking(self._service.client.session_details, ibm_session)
-        except Refused:
-            return False
-        return bool(details.get("accepting_jobs")) and details.get("state") != "closed"
 
     def _read_device(self, _known: tuple[Any, Target] | None) -> tuple[Any, Target]:
         client, name = self._service.client, self._options.device

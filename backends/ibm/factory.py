@@ -21,6 +21,7 @@ _NAME = "ibm"
 _OFFLINE = "fake_"
 _OFFLINE_OPTIONS = ("device", "noise")
 _SERVICE_OPTIONS = (
+    "batch_s",
     "concurrent_tasks",
     "device",
     "iam_url",
@@ -48,8 +49,9 @@ class ServiceOptions:
 
     instance: its CRN. token: the API key. url: of the service's API; None for that of the
     instance's region. iam_url: of the identity service. profile: device profile with times and
-    prices, which the service does not state. session_s: longest that a dedicated session lasts;
-    None runs jobs alone. concurrent_tasks: most jobs in the service's queue.
+    prices, which the service does not state. session_s: longest that a dedicated session lasts, in
+    which the tasks of a lease run; None opens none. batch_s: the same of a batch, for other tasks.
+    concurrent_tasks: most jobs in the service's queue.
     """
 
     device: str
@@ -59,6 +61,7 @@ class ServiceOptions:
     iam_url: str = _IAM_URL
     profile: str | None = None
     session_s: int | None = None
+    batch_s: int | None = None
     concurrent_tasks: int = 3
     time_scale: float = 1.0
 
@@ -77,7 +80,7 @@ class IbmFactory:
         imports=("qiskit_ibm_runtime.executor_sampler", "qiskit_aer", "pydantic", "httpx"),
     )
     neutral_options: ClassVar[frozenset[str]] = frozenset(
-        {"concurrent_tasks", "session_s", "time_scale", "token"}
+        {"batch_s", "concurrent_tasks", "session_s", "time_scale", "token"}
     )
 
     def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> Backend:
@@ -131,7 +134,7 @@ def _parse_service(device: str, options: Mapping[str, Any]) -> ServiceOptions:
             f"backend {_NAME!r} needs the instance whose time is used: instance = 'crn:v1:…', as "
             f"IBM's pages show it; got {instance!r}"
         )
-    for name in ("session_s", "concurrent_tasks"):
+    for name in ("session_s", "batch_s", "concurrent_tasks"):
         value = options.get(name)
         if value is not None and not (type(value) is int and value >= 1):
             raise PluginUnusable(f"option {name} = {value!r}; give a whole number ≥ 1")
@@ -147,6 +150,7 @@ def _parse_service(device: str, options: Mapping[str, Any]) -> ServiceOptions:
         iam_url=checked_url({"url": options.get("iam_url", _IAM_URL)}, _NAME),
         profile=profile,
         session_s=options.get("session_s"),
+        batch_s=options.get("batch_s"),
         concurrent_tasks=options.get("concurrent_tasks", 3),
         time_scale=scale,
     )

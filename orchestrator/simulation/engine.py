@@ -17,7 +17,14 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.events import JobSubmitted
 from orchestrator.broker.core.prediction import Load, predicted_seconds
 from orchestrator.broker.core.rules import Calendar, QpuRules
-from orchestrator.broker.core.state import BrokerState, FindTask, SettleJob, StartTask, StopTask
+from orchestrator.broker.core.state import (
+    BrokerState,
+    EndLease,
+    FindTask,
+    SettleJob,
+    StartTask,
+    StopTask,
+)
 from orchestrator.identity import JobId
 from orchestrator.simulation.workload import Workload
 
@@ -138,8 +145,8 @@ class Simulation:
                     self.outcome.jobs[job].ended_at = now
                     state.forget([job])  # so cost depends on the number of waiting jobs
                     del self._shapes[job]
-                case FindTask() | StopTask():
-                    pass  # simulated tasks are neither lost nor cancelled
+                case FindTask() | StopTask() | EndLease():
+                    pass  # simulated tasks are neither lost nor cancelled, nor keep anything
                 case _:
                     assert_never(command)
         self.outcome.most_queued = max(self.outcome.most_queued, len(state.queues[self._qpu]))

@@ -53,6 +53,8 @@ def create(options, *, state_dir):
         os.write(1, b"hello from the system\n")
         os.system("echo hello from a program")
     fake_options = {"durable": bool(options.get("durable")), **options.get("fake", {})}
+    if options.get("leases"):
+        return LeasingAwkward(fake(fake_options, state_dir=state_dir), options, state_dir)
     kind = ForwardingAwkward if options.get("forwards") else Awkward
     return kind(fake(fake_options, state_dir=state_dir), options, state_dir)
 
@@ -139,3 +141,12 @@ MISDEEDS = {
     "raise": fail,
     "memory": lambda: bytearray(4 << 30),
 }
+
+
+class LeasingAwkward(Awkward):
+    """One that keeps its device for leases, and writes down each that it is asked for."""
+
+    def acquire_lease(self, lease, longest_s):
+        with (self._state_dir / "leases").open("a") as noted:
+            noted.write(f"{lease} {longest_s > 0}\n")
+        return self._inner.acquire()

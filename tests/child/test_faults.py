@@ -96,6 +96,17 @@ def test_a_session_outlives_its_child(open_backend) -> None:
     backend.release(session)
 
 
+@pytest.mark.parametrize("leases", [True, False])
+def test_a_lease_outlives_its_child(open_backend, tmp_path, leases) -> None:
+    backend = open_backend(leases=leases)
+    session = backend.acquire_lease("loop", 60.0)
+    kill(backend)
+    assert backend.start(session, bell(), "t")
+    backend.release(session)
+    if leases:
+        assert (tmp_path / "leases").read_text().splitlines() == ["loop True"] * 2
+
+
 def test_a_task_that_died_with_its_child_has_failed(open_backend) -> None:
     backend = open_backend(fake={"stuck": [1]})
     task = backend.start(backend.acquire(), bell(), "lost")

@@ -207,61 +207,132 @@ def test_threads_share_one_list_of_open_tasks(backend, site, monkeypatch) -> Non
         backend.stop(task)
 
 
-def test_starts_at_the_same_time_share_a_session_of_ibms(site, tmp_path) -> None:
+@pytest.fixture
+def with_sessions(site, tmp_path):
+    """Make backends on one folder whose leases are sessions of IBM's, and whose rest are batches."""
+    site.behave()
+    made = []
+
+    def make(**options):
+        named = {"session_s": 600, **options}
+        made.append(registry.create("ibm", {**site.options, **named}, state_dir=tmp_path))
+        return made[-1]
+
+    yield make
+    site.behave()
+    for backend in made:
+        backend.close()
+
+
+def at_ibm(backend, task) -> dict | None:
+    """Return what the service says of the session that a task is in, None if it is in none."""
+    session = backend._look(task)["session_id"]
+    if session is None:
+        return None
+    return backend._service.asking(backend._service.client.session_details, session)
+
+
+def sessions_opened(site) -> int:
+    return site.meter()["requests"].get("session", 0)
+
+
+def test_starts_at_the_same_time_share_a_session_of_ibms(with_sessions, site) -> None:
+    made = with_sessions()
+    session, work = made.acquire_lease("at-once", 60.0), payload(made)
     site.misbehave("slow:session:1")
-    options = {**site.options, "session_s": 600}
-    made = registry.create("ibm", options, state_dir=tmp_path)
-    session, work = made.acquire(), payload(made)
-    opened = site.meter()["requests"].get("session", 0)
+    opened = sessions_opened(site)
     with ThreadPoolExecutor(2) as threads:
         starts = [threads.submit(made.start, session, work, f"at-once{n}") for n in range(2)]
     tasks = [start.result() for start in starts]
-    assert site.meter()["requests"]["session"] == opened + 1
-    assert len({made._look(task)["session_id"] for task in tasks}) == 1
-    made.release(session)
-    made.close()
+    assert sessions_opened(site) == opened + 1
+    assert at_ibm(made, tasks[0])["id"] == at_ibm(made, tasks[1])["id"]
 
 
-def test_tasks_run_in_a_session_of_ibms_if_asked_for(site, tmp_path) -> None:
-    site.behave()
-    options = {**site.options, "session_s": 600}
-    made = registry.create("ibm", options, state_dir=tmp_path)
-    session, work = made.acquire(), payload(made)
-    opened = site.meter()["requests"].get("session", 0)
-    tasks = [made.start(session, work, f"in-session{number}") for number in range(2)]
-    assert site.meter()["requests"]["session"] == opened + 1
-    (first,) = made._ibm_sessions.values()
-    for task in tasks:
-        assert until(lambda task=task: made.status(task).is_final)
-        assert made._look(task)["session_id"] == first
-    made._service.asking(made._service.client.close_session, first)  # as IBM does with idle ones
-    task = made.start(session, work, "in-another")
+def test_tasks_of_a_lease_run_in_a_session_of_ibms_and_others_alone(with_sessions, site) -> None:
+    made = with_sessions()
+    alone, leased, work = made.acquire(), made.acquire_lease("loop", 42.5), payload(made)
+    opened = sessions_opened(site)
+    tasks = [made.start(leased, work, f"in-session{number}") for number in range(2)]
+    assert at_ibm(made, made.start(alone, work, "alone")) is None
+    assert sessions_opened(site) == opened + 1
+    first = at_ibm(made, tasks[0])
+    assert first["mode"] == "dedicated"
+    assert 0 < first["max_ttl"] <= 43, "the lease's time, not the option's"
+    assert at_ibm(made, tasks[1])["id"] == first["id"]
+    assert until(lambda: all(made.status(task).is_final for task in tasks))
+    made._service.asking(made._service.client.close_session, first["id"])  # as IBM does
+    task = made.start(leased, work, "in-another")
+    assert at_ibm(made, task)["id"] != first["id"]
+    made.release(leased)
+    assert not at_ibm(made, task)["accepting_jobs"]
     assert until(lambda: made.status(task) is TaskState.COMPLETED)
-    assert made._look(task)["session_id"] not in (None, first)
+
+
+def test_tasks_outside_leases_run_in_a_batch_if_asked_for(with_sessions) -> None:
+    made = with_sessions(session_s=None, batch_s=300)
+    session, work = made.acquire(), payload(made)
+    one, two = (made.start(session, work, f"in-batch{number}") for number in range(2))
+    assert at_ibm(made, one)["id"] == at_ibm(made, two)["id"]
+    assert (at_ibm(made, one)["mode"], at_ibm(made, one)["max_ttl"]) == ("batch", 300)
     made.release(session)
-    made.close()
+    assert not at_ibm(made, one)["accepting_jobs"]
+
+
+def test_a_session_of_a_process_that_died_is_used_on_by_its_lease(with_sessions, site) -> None:
+    dead, later = with_sessions(), with_sessions()
+    work = payload(dead)
+    one = dead.start(dead.acquire_lease("goes-on", 600.0), work, "before-death")
+    opened = sessions_opened(site)
+    session = later.acquire_lease("goes-on", 500.0)
+    other = later.start(later.acquire_lease("other", 500.0), work, "of-another")
+    two = later.start(session, work, "after-death")
+    assert at_ibm(later, two)["id"] == at_ibm(later, one)["id"] != at_ibm(later, other)["id"]
+    assert sessions_opened(site) == opened + 1
+    later.release(session)
+    assert not at_ibm(later, one)["accepting_jobs"]
+    assert at_ibm(later, other)["accepting_jobs"]
+
+
+def test_a_session_whose_lease_is_over_is_closed_by_any_later_process(with_sessions) -> None:
+    dead, later = with_sessions(), with_sessions()
+    task = dead.start(dead.acquire_lease("short", 0.1), payload(dead), "short")
+    assert at_ibm(dead, task)["accepting_jobs"]
+    assert until(lambda: later.acquire() and not at_ibm(later, task)["accepting_jobs"])
 
 
 @pytest.mark.parametrize("again", ["acquire", "close"])
 def test_a_session_of_ibms_that_could_not_be_closed_is_closed_later(
-    site, tmp_path, monkeypatch, again
+    with_sessions, monkeypatch, again
 ) -> None:
-    site.behave()
-    made = registry.create("ibm", {**site.options, "session_s": 600}, state_dir=tmp_path)
-    session, client = made.acquire(), made._service.client
+    made, other = with_sessions(), with_sessions()
+    session, client = made.acquire_lease(f"left-{again}", 600.0), made._service.client
     task = made.start(session, payload(made), f"left-open-{again}")
-    (opened,) = made._ibm_sessions.values()
     assert until(lambda: made.status(task).is_final)
     with monkeypatch.context() as patch:
         patch.setattr(client, "close_session", _unreachable)
         with pytest.raises(QpuUnavailable):
             made.release(session)
-    assert made._accepts_jobs(opened)
+    assert at_ibm(other, task)["accepting_jobs"]
     getattr(made, again)()
-    other = registry.create("ibm", {**site.options, "session_s": 600}, state_dir=tmp_path)
-    assert not other._accepts_jobs(opened)
-    other.close()
-    made.close()
+    assert not at_ibm(other, task)["accepting_jobs"]
+
+
+def test_a_lease_of_a_run_is_a_session_of_ibms(site, tmp_path) -> None:
+    site.behave()
+    with rehearsed_flow(site, tmp_path, "ibm", session_s=600) as flow:
+        opened = sessions_opened(site)
+        assert most_frequent(flow.sampler.run([flipped()], shots=50)) == "001"
+        assert sessions_opened(site) == opened
+        with flow.qpu.lease(longest_s=60, idle_s=60):
+            for shots in (51, 52):
+                assert most_frequent(flow.sampler.run([flipped()], shots=shots)) == "001"
+        assert sessions_opened(site) == opened + 1
+        backend = flow.qpu.broker.backend("rehearsed")
+        tasks = [one["id"] for one in backend._tagged("hpcqc")]
+        sessions = [at_ibm(backend, f"ibm:{job}:tag") for job in tasks[:3]]
+        assert [found is None for found in sessions] == [False, False, True]
+        assert until(lambda: not at_ibm(backend, f"ibm:{tasks[0]}:tag")["accepting_jobs"])
+        assert set(flow.starts.values()) == {1}
 
 
 def _unreachable(*_given) -> None:

@@ -47,6 +47,7 @@ __all__ = [
     "BrokerState",
     "Command",
     "Effects",
+    "EndLease",
     "FindTask",
     "Recorded",
     "SettleJob",
@@ -78,13 +79,21 @@ class StopTask:
 
 
 @dataclass(frozen=True, slots=True)
+class EndLease:
+    """A lease is over: what the backend keeps for it is to be released."""
+
+    qpu: str
+    lease: str
+
+
+@dataclass(frozen=True, slots=True)
 class SettleJob:
     """The job is final, or uncertain: wake the callers that wait for it."""
 
     job: JobId
 
 
-Command = StartTask | FindTask | StopTask | SettleJob
+Command = StartTask | FindTask | StopTask | EndLease | SettleJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -436,6 +445,7 @@ class BrokerState(Recorded):
                 self._history(event.qpu).open_lease(event, now)
             case ev.LeaseClosed():
                 self._history(event.qpu).close_lease(event)
+                return [EndLease(event.qpu, event.lease)]
             case ev.QpuRecalibrated():
                 return self._recalibrate(event, now)
             case ev.GrantConfirmed() | ev.GrantSuspended() | ev.GrantEnded():
@@ -638,6 +648,12 @@ class BrokerState(Recorded):
         else:
             self.queues[submitted.qpu].discard(job)
             self._to_refuse[job] = reason
+
+    def lease_of(self, tag: str) -> ev.LeaseOpened | None:
+        """Return the open lease that a task runs under, None if there is none."""
+        planned = self.tasks[tag].planned
+        lease = self._history(planned.qpu).lease
+        return lease.opened if lease is not None and lease.opened.lease == planned.lease else None
 
     def task_labels(self, tag: str) -> tuple[str, ...]:
         """Return the labels of the data of all jobs that a task is for."""

@@ -22,6 +22,7 @@ from orchestrator.broker.core.rules import QpuRules, Window
 from orchestrator.broker.core.state import (
     BrokerState,
     Command,
+    EndLease,
     FindTask,
     SettleJob,
     StartTask,
@@ -32,6 +33,7 @@ from orchestrator.broker.ledger import Entries, Ledger, LedgerError, LedgerUnwri
 from orchestrator.broker.runtime.blob_store import AT_HAND_BYTES, BlobStore
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.broker.runtime.qpu_driver import QpuDriver, Received
+from orchestrator.broker.runtime.qpu_sessions import LeaseTime
 from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config.site import QpuSettings
 from orchestrator.identity import JobId
@@ -103,6 +105,7 @@ class EventLoop:
     _drivers: dict[str, QpuDriver] = field(default_factory=dict)
     # For tasks of an earlier broker on QPUs that are not attached yet, by QPU.
     _deferred: dict[str, list[FindTask | StopTask]] = field(default_factory=dict)
+    _leases_over: dict[str, set[str]] = field(default_factory=dict)  # the same for leases
     # Plans and payload kinds of tasks with a driver: a checkpoint may take them out of the state.
     _driven: dict[str, tuple[ev.TaskPlanned, str]] = field(default_factory=dict)
     _queue: list[_Item] = field(default_factory=list)
@@ -163,6 +166,8 @@ class EventLoop:
         for command in self._deferred.pop(qpu, ()):
             if command.tag in self.state.open_tasks(qpu):
                 self._execute(command)
+        for lease in self._leases_over.pop(qpu, ()):
+            self._execute(EndLease(qpu, lease))
         self._put(_Item())  # waiting jobs can start
 
     async def post(self, event: ev.Event) -> None:
@@ -490,6 +495,11 @@ class EventLoop:
                     deferred = self._deferred.setdefault(planned.qpu, [])
                     if command not in deferred:
                         deferred.append(command)
+            case EndLease(qpu, lease):
+                if qpu in self._drivers:
+                    self._spawn(self._drivers[qpu].end_lease(lease))
+                else:
+                    self._leases_over.setdefault(qpu, set()).add(lease)
             case _:
                 assert_never(command)
 
@@ -510,9 +520,19 @@ class EventLoop:
             if isinstance(command, FindTask):
                 await driver.recover(planned.tag)
             else:
-                labels = self.state.task_labels(planned.tag)
                 await driver.start(
-                    planned.tag, lambda: self.blobs.task_payload(planned.parts), labels
+                    planned.tag,
+                    lambda: self.blobs.task_payload(planned.parts),
+                    self.state.task_labels(planned.tag),
+                    self._lease_time(planned.tag),
                 )
         finally:
             del self._driven[planned.tag]
+
+    def _lease_time(self, tag: str) -> LeaseTime | None:
+        """Return the lease that a task runs under, with the time that is left of it."""
+        opened = self.state.lease_of(tag)
+        if opened is None:
+            return None
+        longest_s = max(0.0, (opened.until - self.clock()).total_seconds())
+        return LeaseTime(lease=opened.lease, longest_s=longest_s)

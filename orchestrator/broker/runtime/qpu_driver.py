@@ -20,7 +20,6 @@ from backends.api import (
     QpuBusy,
     QpuTaskId,
     Result,
-    SessionId,
     TaskFailed,
     TaskState,
     TokenExpired,
@@ -33,6 +32,7 @@ from backends.api import (
 from backends.payloads import Payload
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
+from orchestrator.broker.runtime.qpu_sessions import LeaseTime, QpuSessions
 
 __all__ = ["QpuDriver", "Received", "Report"]
 
@@ -113,8 +113,7 @@ class QpuDriver:
     waits: Executor  # threads for long calls
     longest_task_s: float | None = None  # a longer one is stuck, or its end was missed: in doubt
     pacing: Pacing = STANDARD_PACING
-    _session: SessionId | None = None
-    _acquiring: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _sessions: QpuSessions = field(init=False)
     _tasks: dict[str, QpuTaskId] = field(default_factory=dict)
     _since: dict[str, float] = field(default_factory=dict)
     _unwanted: set[str] = field(default_factory=set)
@@ -122,23 +121,32 @@ class QpuDriver:
     _spawned: asyncio.Future[None] | None = None
     _stopping: asyncio.Future[None] | None = None
 
+    def __post_init__(self) -> None:
+        """Open nothing yet: a session is opened by the first task that needs it."""
+        self._sessions = QpuSessions(self.backend, self._call)
+
     async def start(
-        self, tag: str, read: Callable[[], Payload], labels: tuple[str, ...] = ()
+        self,
+        tag: str,
+        read: Callable[[], Payload],
+        labels: tuple[str, ...] = (),
+        lease: LeaseTime | None = None,
     ) -> None:
         """Start the task, whatever it takes, and follow it to its end; `read` runs on a thread.
 
-        labels: of the data of all jobs that it is for.
+        labels: of the data of all jobs that it is for. lease: under which it runs.
         """
+        self._sessions.begin(lease)
         payload = lru_cache(read)
         pause, lost_answers = _FIRST_PAUSE_S, 0
         while tag not in self._unwanted:
             try:
-                task, reading = await self._start_once(tag, payload, labels)
+                task, reading = await self._start_once(tag, payload, labels, lease)
             except QpuBusy as error:
                 await self._note_access(tag, error)
                 pause = await _rest(pause, error)
             except UnknownSession as error:
-                self._session, lost_answers = None, lost_answers + 1
+                lost_answers += 1
                 if lost_answers > _START_TRIES:
                     await self._fail(tag, error)
                     return
@@ -236,19 +244,26 @@ class QpuDriver:
             return False
         return True
 
+    async def end_lease(self, lease: str) -> None:
+        """Give back what the backend keeps for a lease; its tasks go on."""
+        await self._sessions.end(lease)
+
     async def close(self) -> None:
-        """Release the session and close the backend."""
+        """Release the sessions and close the backend."""
         try:
-            if self._session is not None:
-                await self._call(self.backend.release, self._session)
+            await self._sessions.close()
         finally:
             await self._call(self.backend.close)
 
     async def _start_once(
-        self, tag: str, payload: Callable[[], Payload], labels: tuple[str, ...]
+        self,
+        tag: str,
+        payload: Callable[[], Payload],
+        labels: tuple[str, ...],
+        lease: LeaseTime | None,
     ) -> tuple[QpuTaskId, _Reading | None]:
         """Start the task and, if the backend can wait, read it from the same thread."""
-        session, loop = await self._acquired(), asyncio.get_running_loop()
+        session, loop = await self._sessions.get(lease), asyncio.get_running_loop()
 
         def started(task: QpuTaskId) -> None:
             if self._owner(task) not in (None, tag):
@@ -267,16 +282,11 @@ class QpuDriver:
                     return task, self._read(tag, task)
             return task, None
 
-        return await loop.run_in_executor(self.waits, run)
-
-    async def _acquired(self) -> SessionId:
-        """Return the session that all tasks share, acquired by the first that needs it."""
-        if self._session is not None:
-            return self._session
-        async with self._acquiring:
-            if self._session is None:
-                self._session = await self._call(self.backend.acquire)
-            return self._session
+        try:
+            return await loop.run_in_executor(self.waits, run)
+        except UnknownSession:
+            self._sessions.forget(session)
+            raise
 
     async def _note_access(self, tag: str, error: Exception | None) -> None:
         """Report when the QPU begins, and ends, to refuse the credentials for any task."""
