@@ -34,6 +34,7 @@ from orchestrator.config.site import QpuSettings
 from orchestrator.data_labels import accepted_labels, all_labels, refusal
 from orchestrator.identity import CallStage
 from orchestrator.names import ANY
+from orchestrator.qpu_errors import naming_qpu
 from orchestrator.qpu_job import QpuJob
 from orchestrator.resources import Resources, resources
 from orchestrator.transpile import Transpiler
@@ -170,7 +171,8 @@ class Qpu:
             check_fits(payload, qpu.target)
             return payload
 
-        check_fits(payload, self.target)  # before anything of it is used
+        with naming_qpu(self.name):
+            check_fits(payload, self.target)  # before anything of it is used
         return QpuJob(self, checked, seed=payload.seed, may_reuse=reuse)
 
     @contextmanager
@@ -494,5 +496,6 @@ def open_qpu(
     identity = opened.run.qpu_identity(settings.name)
     if context is not None and (context.key, context.qpu_identity) == (stage, identity):
         identity = ""
-    target = opened.broker().target(settings.name)
+    with naming_qpu(settings.name):
+        target = opened.broker().target(settings.name)
     return Qpu(settings.name, target, stage, identity, opened, labels)

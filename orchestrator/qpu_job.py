@@ -19,6 +19,7 @@ from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView, QpuTaskState
 from orchestrator.compute.remote_call import yield_worker_slot
 from orchestrator.identity import JobId
+from orchestrator.qpu_errors import naming_qpu
 
 if TYPE_CHECKING:
     from orchestrator.qpu import Qpu
@@ -70,10 +71,11 @@ class QpuJob(BasePrimitiveJob[_ResultT, JobState]):
         self._request: JobRequest | None = None
         self._digest = ""
         self._result: _ResultT | None = None
-        try:
-            self._job = self._submit()
-        except CalibrationChanged as error:
-            self._job = self._submit_again(error)
+        with naming_qpu(qpu.name):
+            try:
+                self._job = self._submit()
+            except CalibrationChanged as error:
+                self._job = self._submit_again(error)
         super().__init__(self._job)
 
     def __repr__(self) -> str:
@@ -91,7 +93,7 @@ class QpuJob(BasePrimitiveJob[_ResultT, JobState]):
         Raises the backend's error with its reason, or ``TimeoutError``.
         """
         if self._result is None:
-            with yield_worker_slot():
+            with yield_worker_slot(), naming_qpu(self.qpu):
                 result = self._wait(timeout)
             self._result = result if self._finish is None else self._finish(result)
         return self._result

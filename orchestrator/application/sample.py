@@ -183,7 +183,7 @@ def _sample(
         try:
             job = sampler.run([circuit], shots=request.shots)
         except PayloadRejected as error:
-            told = str(error).removeprefix("PUB 0: ")  # there is but one
+            told = str(error).replace("PUB 0: ", "", 1)  # there is but one
             raise CircuitRefused(f"{name}: {told}") from None
         except RecursionError:
             raise CircuitRefused(
