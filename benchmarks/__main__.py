@@ -33,9 +33,14 @@ NAMES = (
     "transpiling",
     "slurm_queue",
     "slurm_stages",
+    "flows.anomalies",
+    "flows.decoder",
+    "flows.entanglement",
+    "flows.federated",
     "flows.generative",
     "flows.household",
     "flows.molecules",
+    "flows.realtime",
     "flows.sensing",
 )
 # Measured only if named: each takes half an hour and more.

@@ -84,6 +84,7 @@ __all__ = [
     "learn",
     "network_answers",
     "read",
+    "result",
     "training_shots",
 ]
 
@@ -345,8 +346,8 @@ def decoder(
     found |= {"network": network_answers(trained, experiment.packed[::2])}
     if save is not None and not current_run().dry:
         files.save(trained, save)
-    result = _result(experiment, found, trained, learned, seed)
-    return result | {"source": settings.source, "file": save}
+    made = result(experiment, found, trained, learned, seed)
+    return made | {"source": settings.source, "file": save}
 
 
 def experiment_for(settings: MemorySettings, data: str | None, seed: int) -> Experiment:
@@ -404,13 +405,14 @@ def _experiment(memory: Memory, noise: Noise, events: Bits, flips: Bits, where: 
     )
 
 
-def _result(
+def result(
     experiment: Experiment,
     found: Mapping[str, Bits],
     trained: Trained,
     learned: Learned,
     seed: int,
 ) -> dict[str, Any]:
+    """Return what the flow does, but for its source and file."""
     test = np.arange(0, experiment.shots, 2)
     published = {f"{_PUBLISHED} {name}": bits for name, bits in experiment.published.items()}
     rated = standings({**found, **published}, experiment.flips, test, experiment.rounds)

@@ -51,7 +51,7 @@ from hpcqc import checked_by, classical
 from orchestrator.runs import current_run
 from orchestrator.wording import counted
 
-__all__ = ["realtime", "stream"]
+__all__ = ["realtime", "result", "stream"]
 
 _KINDS = ("network", "matching", "correlated")
 _MEASURED_PASSES = 3
@@ -141,8 +141,8 @@ def realtime(
     asked = {"streamed": streamed, "timeout_s": timeout_s, "server": address}
     found = stream(experiment, trained, kind, asked)
     matching = known.result()["correlated matching"][::2][: len(found.answers)]
-    result = _result(experiment, kind, found, matching, deadline_us, seed)
-    return result | {"qpu_source": settings.source}
+    made = result(experiment, kind, found, matching, deadline_us, seed)
+    return made | {"qpu_source": settings.source}
 
 
 def _trained(experiment: Experiment, width: int, samples: int, passes: int, seed: int) -> Trained:
@@ -170,7 +170,7 @@ def _quantiles(times: NDArray[np.float64]) -> dict[str, float | None]:
     return dict(zip(("p50", "p90", "p99", "max"), map(float, shown), strict=True))
 
 
-def _result(
+def result(
     experiment: Experiment,
     kind: ServerKind,
     found: Streamed,
@@ -178,6 +178,7 @@ def _result(
     deadline_us: float,
     seed: int,
 ) -> dict[str, Any]:
+    """Return what the flow does, but for its source."""
     flips = experiment.flips[::2][: len(found.answers)]
     # A shot without an answer is decoded as no flip, which is what a controller would go on with.
     ways = {f"{kind} in real time": found.answers, "correlated matching": matching}
@@ -192,7 +193,7 @@ def _result(
         "decoder alone": _quantiles(found.decoding),
     }
     beyond_s = found.infrastructure_s
-    result = {
+    made = {
         "experiment": experiment.title,
         "decoder": kind,
         "streamed": len(flips),
@@ -225,10 +226,10 @@ def _result(
         "reaction": found.reactions,
         "decoder alone": found.decoding,
     }
-    return result | {
+    return made | {
         "plot": latencies(times, deadline_us),
         "table": _table(latency),
-        "summary": _summary(experiment, result, verdict(ours, rival, apart)),
+        "summary": _summary(experiment, made, verdict(ours, rival, apart)),
     }
 
 

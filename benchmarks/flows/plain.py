@@ -51,6 +51,7 @@ def beside_plain(
     *,
     rounds: int = 5,
     profiles: Sequence[str] = (),
+    other: str = "the same algorithm as a plain script with Aer, one process",
 ) -> Row:
     """Time a flow and the plain script in turn, both with the seeds 0, 1, …; no call is cached."""
     seeds = {"flow": iter(range(10**6)), "script": iter(range(10**6))}
@@ -64,7 +65,7 @@ def beside_plain(
         name=name,
         ours=f"{ours_s:.1f} s",
         against=f"{plain_s:.1f} s",
-        what="the same algorithm as a plain script with Aer, one process; both warm",
+        what=f"{other}; both warm",
         ratio=ours_s / plain_s,
         goal=f"≤ {GOAL} times",
         met=ours_s <= GOAL * plain_s,

@@ -1,0 +1,182 @@
+"""What `flows.decoder` costs beside the same decoders as a plain script, and how its stages scale."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+from backends.profiles import load_profile
+from benchmarks.flows.plain import beside_plain, plain
+from benchmarks.rows import Row
+from benchmarks.setting import scratch_run
+from flows import decoder as module
+from flows._decoder.codes import Memory, noise_of_profile
+from flows._decoder.experiments import Experiment
+from flows._decoder.matching import TrainingShots
+from flows._decoder.networks import Shape, grid_of
+from flows._decoder.trained import Trained
+from flows._decoder.training import Learned, Schedule
+from hpcqc import classical
+from orchestrator.config.site import ComputeSettings
+from orchestrator.resources import resources
+
+__all__ = ["measure", "plainly_learned", "plainly_matched"]
+
+_SHOTS, _SAMPLES, _WIDTH = 50_000, 600_000, 192
+_ROUNDS = 5
+_SCALES = 1.8
+
+
+def plainly_learned(
+    seed: int, samples: int, measured_passes: int
+) -> tuple[Experiment, Trained, Learned]:
+    """Generate the flow's default experiment, and train the network for it."""
+    noise = noise_of_profile(load_profile("ibm-fez"))
+    memory = Memory(code="surface", distance=3, rounds=5, basis="z")
+    experiment = plain(module.generated)(memory, noise, _SHOTS, seed)
+    shape = Shape(
+        kind="residual",
+        detectors=experiment.detectors,
+        width=_WIDTH,
+        grid=grid_of(experiment.coordinates),
+    )
+    with _in_turn():
+        given = plain(module.training_shots)(
+            experiment.model_for_even, experiment.detectors, samples, seed
+        )
+    schedule = Schedule(passes=1, measured_passes=measured_passes, seed=seed)
+    learned = plain(module.learn)(experiment, shape, given, schedule)
+    trained = Trained(
+        shape=shape,
+        weights=learned.weights,
+        model=experiment.model_for_even,
+        title=experiment.title,
+    )
+    return experiment, trained, learned
+
+
+def plainly_matched(experiment: Experiment) -> dict[str, Any]:
+    """Decode all shots by matching, as the flow's stage does."""
+    with _in_turn():
+        found: dict[str, Any] = plain(module.answers)(experiment)
+    return found
+
+
+def _in_turn() -> Any:
+    def spread(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        return [work(item) for item in items]
+
+    return patch.object(module, "fan_out", spread)
+
+
+def _script(seed: int) -> None:
+    experiment, trained, learned = plainly_learned(seed, _SAMPLES, 5)
+    found = plainly_matched(experiment)
+    found["network"] = plain(module.network_answers)(trained, experiment.packed[::2])
+    module.result(experiment, found, trained, learned, seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cost:
+    """Of a pass over the stages, in seconds.
+
+    bound: of the wall on two cores that do nothing else, from the CPU time of workers, scheduler and
+    flow; workers: CPU time of all workers.
+    """
+
+    wall: float
+    bound: float
+    workers: float
+
+
+class _Workers:
+    """The stages that draw and match on the workers of one compute."""
+
+    def __init__(self, compute: str, experiment: Experiment) -> None:
+        """Take the functions of the stages as they are in the flow."""
+        self._compute, self._experiment = compute, experiment
+        self._draw = classical(compute=compute)(plain(module.training_shots))
+        self._match = classical(compute=compute)(plain(module.answers))
+
+    def both(self, seed: int) -> TrainingShots:
+        """Draw and match as the flow's defaults do; all workers are at work from start to end."""
+        experiment = self._experiment
+        drawn = self._draw.submit(experiment.model_for_even, experiment.detectors, _SAMPLES, seed)
+        self._match(experiment)
+        shots: TrainingShots = drawn.result()
+        return shots
+
+    def cost(self, seed: int) -> _Cost:
+        """Return what both stages take."""
+        before, start = self._used(), time.perf_counter()
+        self.both(seed)
+        wall, after = time.perf_counter() - start, self._used()
+        *used, scheduler, flow = (after[process] - before[process] for process in after)
+        bound = max(*used, (sum(used) + scheduler + flow) / 2)
+        return _Cost(wall=wall, bound=bound, workers=sum(used))
+
+    def _used(self) -> dict[str, float]:
+        """Return the CPU time of each worker, of the scheduler and of this process, in this order."""
+        client: Any = resources().compute(self._compute)
+        client = client.client()
+        return {
+            **dict(sorted(client.run(time.process_time).items())),
+            "scheduler": client.run_on_scheduler(time.process_time),
+            "flow": time.process_time(),
+        }
+
+
+def _scaling() -> list[Row]:
+    """Compare one worker with two, in turn, by the clock and by the CPU time of the workers."""
+    computes = [ComputeSettings(name=name, workers=n) for n, name in ((1, "one"), (2, "two"))]
+    with scratch_run("decoder-scaling", computes=computes):
+        memory = Memory(code="surface", distance=3, rounds=5, basis="z")
+        noise = noise_of_profile(load_profile("ibm-fez"))
+        experiment = plain(module.generated)(memory, noise, _SHOTS, 1)
+        one, two = _costs([_Workers(name, experiment) for name in ("one", "two")])
+    by_clock, by_cpu = one.wall / two.wall, one.workers / two.bound
+    return [
+        Row(
+            name="its stages on Dask, two workers",
+            ours=f"{two.wall:.2f} s",
+            against=f"{one.wall:.2f} s",
+            what="one worker",
+            ratio=by_clock,
+            goal=f"≥ {_SCALES} times",
+            met=by_clock >= _SCALES,
+        ),
+        Row(
+            name="the same from CPU times, for two cores that do nothing else",
+            ours=f"{two.bound:.2f} s",
+            against=f"{one.workers:.2f} s",
+            what=f"CPU time of the one worker; of both of two {two.workers:.2f} s",
+            ratio=by_cpu,
+            goal=f"≥ {_SCALES} times",
+            met=by_cpu >= _SCALES,
+        ),
+    ]
+
+
+def _costs(arms: Sequence[_Workers]) -> list[_Cost]:
+    """Return the medians of each; a first turn only loads libraries."""
+    turns = [[arm.cost(seed) for arm in arms] for seed in range(_ROUNDS + 1)]
+    return [
+        _Cost(
+            wall=statistics.median(one.wall for one in column),
+            bound=statistics.median(one.bound for one in column),
+            workers=statistics.median(one.workers for one in column),
+        )
+        for column in zip(*turns[1:], strict=True)
+    ]
+
+
+def measure() -> list[Row]:
+    """Time the default run, then its stages on Dask by the number of workers."""
+    return [
+        beside_plain("flows.decoder", lambda seed: module.decoder(seed=seed), _script, rounds=3),
+        *_scaling(),
+    ]
