@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
+
+from prefect import flow
 
 from backends.profiles import load_profile
 from benchmarks.flows.plain import beside_plain, plain
@@ -93,6 +95,15 @@ class _Cost:
     workers: float
 
 
+@flow
+def _drawn_and_matched(draw: Any, match: Any, experiment: Experiment, seed: int) -> TrainingShots:
+    """Draw and match as the flow's defaults do, both stages at once."""
+    drawn = draw.submit(experiment.model_for_even, experiment.detectors, _SAMPLES, seed)
+    match(experiment)
+    shots: TrainingShots = drawn.result()
+    return shots
+
+
 class _Workers:
     """The stages that draw and match on the workers of one compute."""
 
@@ -102,21 +113,15 @@ class _Workers:
         self._draw = classical(compute=compute)(plain(module.training_shots))
         self._match = classical(compute=compute)(plain(module.answers))
 
-    def both(self, seed: int) -> TrainingShots:
-        """Draw and match as the flow's defaults do; all workers are at work from start to end."""
-        experiment = self._experiment
-        drawn = self._draw.submit(experiment.model_for_even, experiment.detectors, _SAMPLES, seed)
-        self._match(experiment)
-        shots: TrainingShots = drawn.result()
-        return shots
-
     def cost(self, seed: int) -> _Cost:
         """Return what both stages take."""
+        # Under another title, or the answers of an earlier turn were taken again.
+        experiment = replace(self._experiment, title=f"{self._compute} {seed}")
         before, start = self._used(), time.perf_counter()
-        self.both(seed)
+        _drawn_and_matched(self._draw, self._match, experiment, seed)
         wall, after = time.perf_counter() - start, self._used()
-        *used, scheduler, flow = (after[process] - before[process] for process in after)
-        bound = max(*used, (sum(used) + scheduler + flow) / 2)
+        *used, scheduler, own = (after[process] - before[process] for process in after)
+        bound = max(*used, (sum(used) + scheduler + own) / 2)
         return _Cost(wall=wall, bound=bound, workers=sum(used))
 
     def _used(self) -> dict[str, float]:
@@ -163,7 +168,10 @@ def _scaling() -> list[Row]:
 
 def _costs(arms: Sequence[_Workers]) -> list[_Cost]:
     """Return the medians of each; a first turn only loads libraries."""
-    turns = [[arm.cost(seed) for arm in arms] for seed in range(_ROUNDS + 1)]
+    turns = [
+        [arm.cost(len(arms) * turn + index) for index, arm in enumerate(arms)]
+        for turn in range(_ROUNDS + 1)
+    ]
     return [
         _Cost(
             wall=statistics.median(one.wall for one in column),
