@@ -68,6 +68,8 @@ def read_experiment(folder: str) -> Experiment:
             "detectors in both, and one observable"
         )
     packed = _packed(path / _EVENTS, detectors)
+    coordinates = coordinates_of(circuit.get_detector_coordinates(), detectors)
+    _check_sizes(path / _PROPERTIES, properties, len(packed), coordinates)
     flips = _column(path / _FLIPS, len(packed))
     fitted = [_fitted(path / name, detectors) for name in (_FOR_EVEN, _FOR_ODD)]
     published = {
@@ -92,13 +94,31 @@ def read_experiment(folder: str) -> Experiment:
         detectors=detectors,
         packed=packed,
         flips=flips,
-        coordinates=coordinates_of(circuit.get_detector_coordinates(), detectors),
+        coordinates=coordinates,
         model=str(model),
         model_for_even=fitted[0] or str(model),
         model_for_odd=fitted[1] or str(model),
         published=published,
         notes=notes,
     )
+
+
+def _check_sizes(
+    path: Path, properties: Mapping[str, str], shots: int, coordinates: NDArray[np.float64]
+) -> None:
+    """Raise `InputError` if a table tells of other rounds or shots: errors per round would be wrong."""
+    times = len(np.unique(coordinates[:, -1]))
+    if 1 < times < len(coordinates) and times != int(properties["rounds"]) + 1:
+        raise InputError(
+            f"{path}: rounds {properties['rounds']}; expected {times - 1}, as the detectors of {_CIRCUIT} "
+            f"have {times} times, the last after the rounds"
+        )
+    stated = properties.get("shots", str(shots))
+    if stated != str(shots):
+        raise InputError(
+            f"{path}: shots {stated!r:.20}; expected {shots}, as in {_EVENTS}: fetch that file again if it "
+            "is cut short, else state its shots"
+        )
 
 
 def _properties(path: Path) -> Mapping[str, str]:

@@ -68,7 +68,7 @@ class Leg:
 def read_log(path: str) -> Recording:
     """Read a ULog file, or the only one of a folder. Raises `InputError`."""
     require_extra("sensing", ("pyulog",))
-    file = _only_log(Path(path))
+    file = _only_log(Path(path).expanduser())
     topics = _topics(file)
     if "sensor_combined" in topics:
         data = topics["sensor_combined"]

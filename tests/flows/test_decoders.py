@@ -335,6 +335,16 @@ def test_an_experiment_of_another_code_is_read(folder: Path) -> None:
             b"hello\n",
             naming("circuit_detector_error_model.dem"),
         ),
+        (
+            "properties.yml",
+            b"type: repetition_code_memory_experiment\nrounds: 9\ndistance: 5\n",
+            naming("rounds", 9, 4),
+        ),
+        (
+            "properties.yml",
+            b"type: repetition_code_memory_experiment\nrounds: 4\ndistance: 5\nshots: 50000\n",
+            naming("shots", 50000, 100),
+        ),
         ("circuit_ideal.stim", b"HH 1\n", naming("circuit_ideal.stim")),
         ("circuit_ideal.stim", b"M 0\nDETECTOR rec[-1]\n", naming("circuit_ideal.stim", 1, 20)),
         (
