@@ -10,18 +10,19 @@ Dask workers, the network is trained further on the better ones, and codes with 
 wanted more often. Reward: QED times ease of synthesis, halved where a filter (PAINS, Brenk) holds.
 ``hpcqc run flows.molecules -p name=value …`` takes:
 
-- ``data``: a file with a SMILES in each line, or MOSES's CSV (``SMILES,SPLIT``), perhaps gzipped; or a
-  folder with one file *train*. By default 2000 molecules of MOSES (MIT licence, see the page).
+- ``data``: a file with a SMILES first in each line, or a table with a column ``SMILES``, as MOSES's CSV
+  (``SMILES,SPLIT``), perhaps gzipped; or a folder with one file *train*. By default 2000 molecules of MOSES (MIT licence, see the page).
 - ``molecules``: of them, drawn at random, that the network learns from; ``epochs`` it learns for.
 - ``rounds`` of the loop; ``samples`` of a round for each prior, and twice as many at the end.
 - ``generations`` of the Born machine's evolution at first; a third of it in each round; ``shots``.
 - ``seed`` of all that is random.
 
 Needs the extra ``hpcqc[molecules]``. Beside the keys that `flows` documents, the result has
-``source``, ``learned_from``, ``unreadable`` (lines that were no molecules), ``priors`` (for each
-``valid``, ``unique``, ``novel``, ``qed``, ``sa``, ``passes``, ``reward`` and their ``std_error`` of the
-molecules made at the end, ``history`` of mean rewards by round, and ``discrepancy`` of the codes drawn to
-those wanted) and ``best`` (SMILES with QED, SA and prior).
+``source``, ``learned_from``, ``unreadable`` (lines that were no molecules), ``mixtures`` (of which the
+largest part was learned), ``priors`` (for each ``valid``, ``unique``, ``novel``, ``qed``, ``sa``,
+``passes``, ``reward`` and their ``std_error`` of the molecules made at the end, ``history`` of mean
+rewards by round, and ``discrepancy`` of the codes drawn to those wanted) and ``best`` (SMILES with QED,
+SA and prior).
 """
 
 from __future__ import annotations
@@ -351,6 +352,7 @@ def result(
         "source": known.title,
         "learned_from": len(known.smiles),
         "unreadable": known.unreadable,
+        "mixtures": known.mixtures,
         "priors": {
             name: {
                 **{what: figure.value for what, figure in measures[name].items()},
@@ -438,5 +440,10 @@ def _summary(
     if known.unreadable:
         lines.append(
             f"{counted(known.unreadable, 'line')} of the file held no molecule and were left out."
+        )
+    if known.mixtures:
+        lines.append(
+            f"{counted(known.mixtures, 'line')} of the file held a salt or a mixture; its largest part was "
+            "learned."
         )
     return lines

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ BITS = 8
 _SHIPPED = Path(__file__).with_name("moses_sample.smi.gz")
 _LONGEST_SMILES = 200
 _MOST_LINES = 3_000_000
+_SEPARATORS = ",;\t"
 _LEAST_MOLECULES = 100
 _JUDGED = 40
 _DRAWN_IN_A_ROW = 4
@@ -43,13 +45,15 @@ _DRAWN_IN_A_ROW = 4
 class Library:
     """Molecules to learn from. unreadable: how many others of the file were none.
 
-    tokens: of SELFIES, what a network spells with; spellings: of each molecule, as indices into
-    them, padded with -1 (molecules, longest). medians: of `properties`, which make their codes.
+    mixtures: how many were salts or mixtures, of which the largest part is learned. tokens: of SELFIES,
+    what a network spells with; spellings: of each molecule, as indices into them, padded with -1
+    (molecules, longest). medians: of `properties`, which make their codes.
     """
 
     title: str
     smiles: tuple[str, ...]
     unreadable: int
+    mixtures: int
     tokens: tuple[str, ...]
     spellings: NDArray[np.int64]
     codes: NDArray[np.int64]
@@ -79,10 +83,10 @@ class MoleculeScore:
 def read_smiles(data: str | None) -> tuple[str, list[str]]:
     """Return a title and the SMILES of a file, or of the shipped sample. Raises `InputError`.
 
-    A file has a SMILES first in each line, or, as CSV, a column ``SMILES`` and perhaps ``SPLIT``, of
-    which "train" is taken: MOSES's layouts. Of a folder, its only file with "train" in the name.
+    A file has a SMILES first in each line, or is a table with a column ``SMILES`` and perhaps ``SPLIT``,
+    of which "train" is taken: MOSES's layouts. Of a folder, its only file with "train" in the name.
     """
-    path = _SHIPPED if data is None else Path(data)
+    path = _SHIPPED if data is None else Path(data).expanduser()
     if path.is_dir():
         found = sorted(path.glob("*train*"))
         if len(found) != 1:
@@ -92,20 +96,32 @@ def read_smiles(data: str | None) -> tuple[str, list[str]]:
     if len(lines) > _MOST_LINES:
         raise InputError(f"{path}: {len(lines)} lines; expected at most {_MOST_LINES}")
     title = "2000 molecules of MOSES" if data is None else path.name
-    if "," not in lines[0].text:
-        words = (line.text.split() for line in lines)
-        return title, [found[0] for found in words if found]
-    header = lines[0].text.strip().split(",")
-    if "SMILES" not in header:
-        raise lines[0].error("a column SMILES, or a SMILES first in each line")
+    for separator in _SEPARATORS:
+        header = [
+            name.strip().upper() for name in next(csv.reader([lines[0].text], delimiter=separator))
+        ]
+        if "SMILES" in header:
+            table = csv.reader((f"{line.text}\n" for line in lines[1:]), delimiter=separator)
+            return title, _of_table(header, table)
+    words = [line.text.split() for line in lines]
+    if words[0] and "," in words[0][0]:
+        raise lines[0].error(
+            "a column SMILES, or a SMILES first in each line, then a space or nothing"
+        )
+    return title, [found[0] for found in words if found]
+
+
+def _of_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the SMILES of a table's training part; an empty one for a row of another length."""
     column = header.index("SMILES")
     split = header.index("SPLIT") if "SPLIT" in header else None
-    chosen = []
-    for line in lines[1:]:
-        cells = line.text.strip().split(",")
-        if len(cells) == len(header) and (split is None or cells[split] == "train"):
-            chosen.append(cells[column])
-    return title, chosen
+    found = []
+    for cells in rows:
+        if cells and len(cells) != len(header):
+            found.append("")
+        elif cells and (split is None or cells[split].strip() == "train"):
+            found.append(cells[column].strip())
+    return found
 
 
 def check_readable(title: str, smiles: Sequence[str]) -> None:
@@ -123,7 +139,10 @@ def check_readable(title: str, smiles: Sequence[str]) -> None:
 
 
 def read(smiles: str) -> tuple[str, list[str], tuple[float, ...]] | None:
-    """Return canonical SMILES, SELFIES and properties of a molecule, None if it is none."""
+    """Return canonical SMILES, SELFIES and properties of a molecule, None if it is none.
+
+    Of a salt or a mixture, its largest part: a network would learn counter-ions as parts of drugs.
+    """
     import selfies
     from rdkit import Chem
 
@@ -131,6 +150,9 @@ def read(smiles: str) -> tuple[str, list[str], tuple[float, ...]] | None:
         molecule = Chem.MolFromSmiles(smiles) if 0 < len(smiles) <= _LONGEST_SMILES else None
     if molecule is None or not molecule.GetNumAtoms():
         return None
+    if "." in smiles:
+        parts = Chem.GetMolFrags(molecule, asMols=True)
+        molecule = max(parts, key=lambda part: part.GetNumHeavyAtoms())
     canonical = Chem.MolToSmiles(molecule)
     try:
         spelling = list(selfies.split_selfies(selfies.encoder(canonical)))
@@ -143,7 +165,7 @@ def library(title: str, smiles: Sequence[str], most: int, seed: int) -> Library:
     """Return molecules that were drawn from those given, as a network learns them."""
     order = np.random.default_rng(seed).permutation(len(smiles))
     chosen: dict[str, list[str]] = {}
-    told, unreadable = [], 0
+    told, unreadable, mixtures = [], 0, 0
     for index in order:
         if len(chosen) == most:
             break
@@ -153,6 +175,7 @@ def library(title: str, smiles: Sequence[str], most: int, seed: int) -> Library:
         elif found[0] not in chosen:
             chosen[found[0]] = found[1]
             told.append(found[2])
+            mixtures += "." in smiles[index]
     if len(chosen) < _LEAST_MOLECULES:
         raise InputError(
             f"{title}: {len(chosen)} different molecules, and {unreadable} lines that hold none; "
@@ -168,6 +191,7 @@ def library(title: str, smiles: Sequence[str], most: int, seed: int) -> Library:
         title=title,
         smiles=tuple(chosen),
         unreadable=unreadable,
+        mixtures=mixtures,
         tokens=tokens,
         spellings=spellings,
         codes=codes_of(told, medians),

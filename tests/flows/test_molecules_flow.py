@@ -89,6 +89,14 @@ def test_a_library_spells_its_molecules_and_counts_what_is_none() -> None:
         library(title, smiles[:99], 1000, seed=1)
 
 
+def test_of_a_salt_the_molecule_is_learned() -> None:
+    title, smiles = _sample(120)
+    salts = [f"[Na+].{one}.Cl" for one in smiles]
+    known, plain = library(title, salts, 1000, seed=1), library(title, smiles, 1000, seed=1)
+    assert (known.smiles, known.tokens) == (plain.smiles, plain.tokens)
+    assert (known.mixtures, plain.mixtures) == (120, 0)
+
+
 def test_files_of_both_layouts_are_read(tmp_path: Path) -> None:
     text = "SMILES,SPLIT\nCCO,train\nCCC,test\nCCN,train\n"
     (tmp_path / "dataset.csv").write_text(text)
@@ -96,6 +104,10 @@ def test_files_of_both_layouts_are_read(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "my_train.smi.gz", "wt") as file:
         file.write("CCO ethanol\n\nCCC\n")
     assert read_smiles(str(tmp_path))[1] == ["CCO", "CCC"]
+    (tmp_path / "zinc.csv").write_text('name;smiles;logP\n"a; b";"CCO\n";1\nshort\n;CCC;2\n')
+    assert read_smiles(str(tmp_path / "zinc.csv"))[1] == ["CCO", "", "CCC"]
+    (tmp_path / "named.smi").write_text("CCO 1,2-name\nCCC |c:1,2|\n")
+    assert read_smiles(str(tmp_path / "named.smi"))[1] == ["CCO", "CCC"]
     (tmp_path / "other_train.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=naming(tmp_path.name, 2)):
         read_smiles(str(tmp_path))
