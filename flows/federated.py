@@ -14,7 +14,7 @@ patients together and on each hospital's own, all tested on the same patients.
   files: 14 columns separated by commas, NaN or ? for what is missing, the diagnosis last (0 is
   healthy). By default invented patients of four hospitals. One process for each is started here.
 - ``sites``: names of links of the site file, separated by commas, where sites that others started
-  (``python -m flows.federated_site --help``) answer; the data stay there, so nothing is pooled.
+  (``hpcqc-federated-site --help``) answer; the data stay there, so nothing is pooled.
 - ``rounds`` of averaging, ``steps`` of each site in a round; ``seeds``: how many splits, each with
   another quarter for tests; ``seed``: of the first, and of what is invented.
 - ``qubits`` and ``layers`` of the circuit, ``shots`` for each patient; ``batch``: patients of a step.
@@ -44,20 +44,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from prefect import flow
 
 from backends.links import Link
 from flows._comparison import Comparison, Figure, Way, over_seeds
 from flows._federated.circuits import on_qpu
-from flows._federated.coordinator import Coordinator
+from flows._federated.coordinator import Coordinator, FederationStopped, Sum
 from flows._federated.models import (
     PrivacyNoise,
     SiteTraining,
     correct,
+    correct_together,
     fitted,
     initial,
     noise_for,
-    trained,
+    trained_together,
 )
 from flows._federated.patients import (
     QUBIT_FEATURES,
@@ -66,8 +68,8 @@ from flows._federated.patients import (
     generated,
     joined,
     parsed,
-    read,
 )
+from flows._federated.processes import local_sites
 from flows._inputs import InputError, check_whole, read_lines, require_extra
 from hpcqc import Qpu, checked_by, classical, quantum
 from orchestrator.runs import current_run
@@ -103,16 +105,17 @@ def federate(federation: Federation, training: SiteTraining, rounds: int) -> dic
     with Coordinator(links=links, federation=name, least=federation.least) as sites:
         gone: dict[str, str] = {}
 
-        def total(kind: str, number: int, weights: Sequence[float]) -> Any:
+        def total(kind: str, number: int, weights: Sequence[float]) -> NDArray[np.float64]:
             task = {
                 "kind": kind,
                 "training": replace(training, round=number).to_plain(),
                 "weights": list(weights),
                 "shots": federation.shots,
             }
-            found = sites.total(task)
+            found = sites.total(task, len(weights) + 1 if kind == "train" else 2)
             for site, reason in found.gone.items():
                 gone.setdefault(site, f"round {number + 1} of {rounds}: {reason}")
+            _check_counts(kind, number + 1, found)
             return found.values
 
         weights = initial(training)
@@ -130,6 +133,17 @@ def federate(federation: Federation, training: SiteTraining, rounds: int) -> dic
             "gone": gone,
             "links": {site: facts.to_plain() for site, facts in sites.facts().items()},
         }
+
+
+def _check_counts(kind: str, number: int, found: Sum) -> None:
+    """Refuse a sum whose last word, the patients, cannot be; one before it is of right answers."""
+    right, patients = found.values[-2:]
+    if patients < len(found.sites) or (kind != "train" and not 0 <= right <= patients):
+        raise FederationStopped(
+            f"round {number}: {', '.join(found.sites)} add up to {patients:g} patients"
+            + (f", {right:g} told rightly" if kind != "train" else "")
+            + "; one of them sent what is no update, and nobody can tell which"
+        )
 
 
 @classical
@@ -159,17 +173,11 @@ def reference_circuits(
     circuit = on_qpu(qpu, qubits=training.qubits, layers=training.layers, shots=shots)
     # Without noise, as nothing of these figures would be published.
     quiet = replace(training, noise=None)
-
-    def accuracy(patients: Patients) -> float:
-        rng = np.random.default_rng(training.seed)
-        weights = trained(initial(quiet), patients, quiet, circuit, rng)
-        return float(correct(weights, test, quiet, circuit).mean())
-
-    alone = [accuracy(one.training) for one in splits]
-    return {
-        "pooled": accuracy(joined([one.training for one in splits])),
-        "alone": float(np.mean(alone)),
-    }
+    parties = [joined([one.training for one in splits]), *(one.training for one in splits)]
+    found = trained_together(initial(quiet), parties, quiet, circuit)
+    hits = correct_together(found, test, quiet, circuit)
+    pooled, *alone = (float(one.mean()) for one in hits)
+    return {"pooled": pooled, "alone": float(np.mean(alone))}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -208,16 +216,18 @@ def _checked(given: Mapping[str, Any]) -> _Inputs:
             name: as_text(generated(index, number, given["seed"]))
             for index, (name, number) in enumerate(_INVENTED.items())
         }
-        hospitals = tuple(parsed(text, name) for name, text in texts.items())
+        files: Mapping[str, Path] = {}
     else:
         folder = Path(given["data"]).expanduser()
         title = f"hospitals of {folder.resolve().name}"
         files = _files(folder)
         _check_number(len(files), given["least"])
-        hospitals = tuple(read(file, name) for name, file in files.items())
+        # Read once: a file that changes meanwhile would be of other patients here than at its site.
         texts = {
-            name: "\n".join(line.text for line in read_lines(file)) for name, file in files.items()
+            name: "".join(f"{line.text}\n" for line in read_lines(file))
+            for name, file in files.items()
         }
+    hospitals = tuple(parsed(text, name, files.get(name)) for name, text in texts.items())
     _check_number(len(hospitals), given["least"])
     return _Inputs(title=title, hospitals=hospitals, texts=texts, sites=(), noise=noise)
 
@@ -343,7 +353,6 @@ def _sites(inputs: _Inputs, least: int) -> Iterator[dict[str, dict[str, Any]]]:
         found = {site: run.site.link_of(f"link:{site}") for site in inputs.sites}
         yield {site: link.to_plain() for site, link in found.items() if link is not None}
         return
-    from flows._federated.processes import local_sites
     from orchestrator.config.private import close_to_others
 
     settings = run.site.qpu(run.qpu)
@@ -355,9 +364,19 @@ def _sites(inputs: _Inputs, least: int) -> Iterator[dict[str, dict[str, Any]]]:
     folder = run.site.state_dir / "federations" / run.id
     close_to_others(folder.parent)
     noise_seed = None if not inputs.noise else inputs.hospitals[0].features.shape[0]
-    table = {"backend": "aer", **settings.options}
+    table = {
+        "backend": "aer",
+        "accepts": settings.accepts,
+        "jurisdictions": settings.jurisdictions,
+        **settings.options,
+    }
     with local_sites(
-        folder, inputs.texts, qpu=table, least=least, noise_seed=noise_seed
+        folder,
+        inputs.texts,
+        qpu=table,
+        least=least,
+        noise_seed=noise_seed,
+        labels=run.site.labels_without_service(None),
     ) as started:
         yield {one.name: one.link.to_plain() for one in started}
     shutil.rmtree(folder, ignore_errors=True)  # its stages are done; else it is used again

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.links import Link, LinkError, LinkFacts
-from backends.links.streams import BASE_URL, LinkDialer, link_transport
+from backends.links import Link, LinkFacts
+from flows._federated.asking import QUICK_S, Sites
 from flows._federated.masking import (
     MaskingError,
     bytes_of,
@@ -25,17 +21,23 @@ from flows._federated.masking import (
     mask,
     verify,
 )
-from flows._federated.member import PHASES, keys_statement, masked_statement, pair_mask
+from flows._federated.member import (
+    PHASES,
+    agreement,
+    keys_statement,
+    masked_statement,
+    members_identity,
+    pair_mask,
+    sealed_statement,
+    survivors_statement,
+)
 from flows._inputs import InputError
 
 __all__ = ["Coordinator", "FederationStopped", "Sum"]
 
-_QUICK_S = 20.0
-_MOST_BYTES = 1 << 20
-
 
 class FederationStopped(InputError):
-    """Fewer sites are left than the rule asks for; nothing of the round was unmasked."""
+    """Fewer sites are left than the rule asks for, or a sum is none; no single update was unmasked."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -45,6 +47,20 @@ class Sum:
     values: NDArray[np.float64]
     sites: tuple[str, ...]
     gone: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class _Known:
+    """A site's keys in a round: what it sent, and the certificate in it."""
+
+    stated: dict[str, Any]
+    certificate: Any
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class _Revealed:
+    own: bytes
+    gone: Mapping[str, bytes]
 
 
 @dataclass(eq=False)
@@ -59,24 +75,12 @@ class Coordinator:
     least: int
     patience_s: float = 300.0
     on_phase: Callable[[int, str], None] = lambda _number, _phase: None
-    _clients: dict[str, httpx.Client] = field(default_factory=dict)
-    _dialers: dict[str, LinkDialer] = field(default_factory=dict)
-    _stack: ExitStack = field(default_factory=ExitStack)
+    sites: Sites = field(init=False)
     _number: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Self:
-        """Prepare the clients; they connect when they ask."""
-        limits = httpx.Limits(max_connections=2, max_keepalive_connections=1, keepalive_expiry=60.0)
-        for name, link in self.links.items():
-            self._dialers[name] = LinkDialer(link)
-            client = httpx.Client(
-                base_url=BASE_URL,
-                transport=link_transport(self._dialers[name], limits),
-                trust_env=False,
-            )
-            self._clients[name] = self._stack.enter_context(client)
-        self._pool = self._stack.enter_context(ThreadPoolExecutor(max(1, len(self.links))))
+        """Prepare the clients."""
+        self.sites = Sites(self.links)
         return self
 
     def __exit__(
@@ -86,208 +90,199 @@ class Coordinator:
         _trace: TracebackType | None,
     ) -> None:
         """Close the connections."""
-        self._stack.close()
+        self.sites.close()
 
     def facts(self) -> dict[str, LinkFacts]:
         """Return what the links agreed on, by site."""
-        found = {name: dialer.facts for name, dialer in self._dialers.items()}
-        return {name: facts for name, facts in found.items() if facts is not None}
+        return self.sites.facts()
 
-    def total(self, task: Mapping[str, Any]) -> Sum:
-        """Return the sum of what sites make of a task, in a round of its own.
+    def total(self, task: Mapping[str, Any], size: int) -> Sum:
+        """Return the sum of what sites make of a task, vectors of a size, in a round of its own.
 
         A site that vanishes before it has sent its update is left out: the others reveal the masks that
-        they shared with it, by which nothing can be read, for its update never came. Raises
-        `FederationStopped` if fewer than ``least`` sites are left, or one vanishes after that.
+        they shared with it, by which nothing can be read, for its update never came. So is one whose
+        messages are not what they should be. Raises `FederationStopped` if fewer than ``least`` sites
+        are left, if one vanishes after that, or if what they add up is no sum of updates.
         """
         gone: dict[str, str] = {}
         while True:
             self._number += 1
+            asked = _Asked(self, self._number, task, size, gone)
             try:
-                return self._round(self._number, task, gone)
+                return asked.sum()
             except _Again:  # with fewer sites each time, until too few are left
                 continue
 
-    def _round(self, number: int, task: Mapping[str, Any], gone: dict[str, str]) -> Sum:
-        head = {"federation": self.federation, "round": number}
-        present = {site: head for site in self.links if site not in gone}
-        keys = self._ask(number, "keys", present, gone, _QUICK_S)
-        keys = {site: one for site, one in keys.items() if self._knows(number, site, one, gone)}
-        self._check_enough(number, keys, gone)
-        members = {
-            site: {part: one[part] for part in ("keys", "certificate", "signature")}
-            for site, one in keys.items()
-        }
-        seal = {**head, "members": members}
-        sealed = self._ask(number, "seal", dict.fromkeys(keys, seal), gone, _QUICK_S)
-        self._check_enough(number, sealed, gone)
-        if len(sealed) < len(keys):
+
+class _Asked:
+    """One round."""
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        number: int,
+        task: Mapping[str, Any],
+        size: int,
+        gone: dict[str, str],
+    ) -> None:
+        self._all, self._number, self._task, self._size = coordinator, number, dict(task), size
+        self._gone = gone
+        self._head = {"federation": coordinator.federation, "round": number}
+        self._known: dict[str, _Known] = {}
+        self._members = self._agreed = ""
+
+    def sum(self) -> Sum:
+        present = {site: self._head for site in self._all.links if site not in self._gone}
+        self._known = self._ask("keys", present, self._keys)
+        self._check_enough(self._known)
+        keys = {site: one.stated["keys"] for site, one in self._known.items()}
+        self._members = members_identity(self._all.federation, self._number, keys)
+        self._agreed = agreement(self._members, self._task)
+        members = {site: one.stated for site, one in self._known.items()}
+        seal = {**self._head, "members": members}
+        sealed = self._ask("seal", dict.fromkeys(members, seal), self._sealed)
+        self._check_enough(sealed)
+        if len(sealed) < len(members):
             # Masks of a pair need both, and nothing was sent yet: the next round has new keys.
             raise _Again
         asked = {
             site: {
-                **head,
-                "task": dict(task),
-                "ciphertexts": {
-                    other: sealed[other]["ciphertexts"].get(site)
-                    for other in sealed
-                    if other < site
-                },
+                **self._head,
+                "task": self._task,
+                "ciphertexts": {other: sealed[other][site] for other in sealed if other < site},
             }
             for site in sealed
         }
-        updates = self._ask(number, "update", asked, gone, self.patience_s)
-        words = {
-            site: found
-            for site, one in updates.items()
-            if (found := self._checked(number, site, one, keys[site], gone)) is not None
-        }
-        self._check_enough(number, words, gone)
-        values = self._unmasked(number, words, sorted(keys), gone)
-        return Sum(values=values, sites=tuple(sorted(words)), gone=gone)
+        words = self._ask("update", asked, self._update, self._all.patience_s)
+        self._check_enough(words)
+        return Sum(values=self._unmasked(words), sites=tuple(sorted(words)), gone=self._gone)
 
-    def _unmasked(
-        self,
-        number: int,
-        words: Mapping[str, NDArray[np.uint64]],
-        members: Sequence[str],
-        gone: dict[str, str],
-    ) -> NDArray[np.float64]:
-        head = {"federation": self.federation, "round": number}
+    def _unmasked(self, words: Mapping[str, NDArray[np.uint64]]) -> NDArray[np.float64]:
         left = sorted(words)
-        survivors = {site: {**head, "survivors": left} for site in left}
-        signed = self._ask(number, "survivors", survivors, gone, _QUICK_S)
-        self._check_all(number, left, signed, gone)
-        signatures = {site: one.get("signature") for site, one in signed.items()}
-        asked = {site: {**head, "signatures": signatures} for site in left}
-        revealed = self._ask(number, "unmask", asked, gone, _QUICK_S)
-        self._check_all(number, left, revealed, gone)
-        sizes = {found.size for found in words.values()}
-        if len(sizes) != 1:
-            raise MaskingError(f"round {number}: updates of different lengths, {sorted(sizes)}")
-        (size,) = sizes
-        total = np.zeros(size, dtype=np.uint64)
+        survivors = {**self._head, "survivors": left}
+
+        def signed(site: str, answer: Mapping[str, Any]) -> str:
+            statement = survivors_statement(self._agreed, self._number, left)
+            return self._signed(site, answer, statement)
+
+        signatures = self._ask("survivors", dict.fromkeys(left, survivors), signed)
+        self._check_all(left, signatures)
+        vanished = [site for site in self._known if site not in words]
+
+        def seeds(site: str, answer: Mapping[str, Any]) -> _Revealed:
+            stated = _part(site, answer, "gone", dict)
+            return _Revealed(
+                own=_seed(site, answer.get("own")),
+                gone={other: _seed(site, stated.get(other)) for other in vanished},
+            )
+
+        unmask = {**self._head, "signatures": signatures}
+        revealed = self._ask("unmask", dict.fromkeys(left, unmask), seeds)
+        self._check_all(left, revealed)
+        total = np.zeros(self._size, dtype=np.uint64)
         for site in left:
-            total = total + words[site] - mask(bytes_of(str(revealed[site].get("own"))), size)
-            for other in members:
-                if other not in words:
-                    seed = bytes_of(str(revealed[site].get("gone", {}).get(other)))
-                    total = total - pair_mask(seed, size, site, other)
-        return decoded(total)
+            total = total + words[site] - mask(revealed[site].own, self._size)
+            for other, seed in revealed[site].gone.items():
+                total = total - pair_mask(seed, self._size, site, other)
+        try:
+            return decoded(total)
+        except MaskingError as error:
+            raise FederationStopped(
+                f"round {self._number}: {error}; nobody can tell which of {', '.join(left)}"
+            ) from None
 
     def _ask(
         self,
-        number: int,
         phase: str,
         messages: Mapping[str, Mapping[str, Any]],
-        gone: dict[str, str],
-        patience_s: float,
-    ) -> dict[str, dict[str, Any]]:
-        """Ask sites at the same time; return who answered, and note why others did not."""
+        check: Callable[[str, Mapping[str, Any]], Any],
+        patience_s: float = QUICK_S,
+    ) -> dict[str, Any]:
         if phase not in PHASES:
             raise ValueError(f"no phase {phase!r}")
-        self.on_phase(number, phase)
+        self._all.on_phase(self._number, phase)
+        return self._all.sites.ask(phase, messages, check, self._gone, patience_s)
 
-        def ask(site: str) -> dict[str, Any] | None:
-            try:
-                return self._asked(site, phase, messages[site], patience_s)
-            except (httpx.RequestError, LinkError, MaskingError) as error:
-                with self._lock:
-                    gone[site] = " ".join(str(error).split())[:300] or type(error).__name__
-                return None
+    def _keys(self, site: str, answer: Mapping[str, Any]) -> _Known:
+        """Return keys that are a site's own and of this round."""
+        keys = _part(site, answer, "keys", dict)
+        stated = {
+            "keys": {kind: _part(site, keys, kind, str) for kind in ("x25519", "mlkem768")},
+            "certificate": _part(site, answer, "certificate", str),
+            "signature": _part(site, answer, "signature", str),
+        }
+        certificate = self._certificate(site, stated["certificate"])
+        statement = keys_statement(self._all.federation, self._number, site, stated["keys"])
+        verify(certificate, statement, stated["signature"])
+        return _Known(stated=stated, certificate=certificate)
 
-        found = dict(zip(messages, self._pool.map(ask, messages), strict=True))
-        return {site: answer for site, answer in found.items() if answer is not None}
-
-    def _asked(
-        self, site: str, phase: str, message: Mapping[str, Any], patience_s: float
-    ) -> dict[str, Any]:
-        timeout = httpx.Timeout(patience_s, connect=min(patience_s, _QUICK_S))
-        client = self._clients[site]
-        with client.stream("POST", f"/{phase}", json=dict(message), timeout=timeout) as answer:
-            content = bytearray()
-            for piece in answer.iter_raw():
-                content += piece
-                if len(content) > _MOST_BYTES:
-                    raise MaskingError(f"{site} answers with more than {_MOST_BYTES} bytes")
-        try:
-            found = httpx.Response(200, content=bytes(content)).json()
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise MaskingError(f"{site} answers {phase} with what is no JSON object")
-        if answer.status_code != 200:
-            raise MaskingError(f"{site} refuses: {found.get('detail', answer.status_code)}")
+    def _sealed(self, site: str, answer: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+        """Return a site's secrets for the peers after it: signed, or a peer would refuse, not it."""
+        stated = _part(site, answer, "ciphertexts", dict)
+        found = {}
+        for peer in (other for other in self._known if other > site):
+            one = _part(site, stated, peer, dict)
+            sealed = _part(site, one, "sealed", str)
+            statement = sealed_statement(self._members, site, peer, sealed)
+            found[peer] = {"sealed": sealed, "signature": self._signed(site, one, statement)}
         return found
 
-    def _knows(
-        self, number: int, site: str, stated: Mapping[str, Any], gone: dict[str, str]
-    ) -> bool:
-        """Whether keys are a site's own and of this round."""
-        try:
-            certificate = self._certificate(site, stated)
-            statement = keys_statement(self.federation, number, site, stated.get("keys") or {})
-            verify(certificate, statement, str(stated.get("signature")))
-        except MaskingError as error:
-            gone[site] = str(error)
-            return False
-        return True
+    def _update(self, site: str, answer: Mapping[str, Any]) -> NDArray[np.uint64]:
+        """Return a masked update that is a site's own, of this round and of its task."""
+        if answer.get("round") != self._number:
+            raise MaskingError(
+                f"{site} sent masks of round {answer.get('round')!r:.20}; this is round {self._number}"
+            )
+        sent = _part(site, answer, "masked", str)
+        self._signed(site, answer, masked_statement(self._agreed, self._number, site, sent))
+        data = bytes_of(sent)
+        if len(data) != 8 * self._size:
+            raise MaskingError(f"{site} sent {len(data)} bytes; expected {8 * self._size}")
+        return np.frombuffer(data, dtype="<u8").astype(np.uint64)
 
-    def _checked(
-        self,
-        number: int,
-        site: str,
-        stated: Mapping[str, Any],
-        keys: Mapping[str, Any],
-        gone: dict[str, str],
-    ) -> NDArray[np.uint64] | None:
-        """Return a masked update, None if it is not the site's own of this round."""
-        try:
-            if stated.get("round") != number:
-                raise MaskingError(
-                    f"{site} sent masks of round {stated.get('round')!r:.20}; this is round {number}"
-                )
-            sent = str(stated.get("masked"))
-            statement = masked_statement(self.federation, number, site, sent)
-            verify(self._certificate(site, keys), statement, str(stated.get("signature")))
-            data = bytes_of(sent)
-            if not data or len(data) % 8:
-                raise MaskingError(f"{site} sent {len(data)} bytes; expected words of 8")
-            return np.frombuffer(data, dtype="<u8").astype(np.uint64)
-        except MaskingError as error:
-            gone[site] = str(error)
-            return None
+    def _signed(self, site: str, answer: Mapping[str, Any], statement: Mapping[str, Any]) -> str:
+        signature: str = _part(site, answer, "signature", str)
+        verify(self._known[site].certificate, statement, signature)
+        return signature
 
-    def _certificate(self, site: str, stated: Mapping[str, Any]) -> Any:
+    def _certificate(self, site: str, pem: str) -> Any:
         from cryptography import x509
 
-        authority = x509.load_pem_x509_certificate(self.links[site].authority.read_bytes())
-        pem = str(stated.get("certificate"))
-        return checked_certificate(pem, site, authority, datetime.now(UTC))
+        authorities = x509.load_pem_x509_certificates(self._all.links[site].authority.read_bytes())
+        return checked_certificate(pem, site, authorities, datetime.now(UTC))
 
-    def _check_enough(self, number: int, left: Mapping[str, Any], gone: Mapping[str, str]) -> None:
-        if len(left) < self.least or 2 * len(left) <= len(self.links):
+    def _check_enough(self, left: Mapping[str, Any]) -> None:
+        links, least = self._all.links, self._all.least
+        if len(left) < least or 2 * len(left) <= len(links):
             raise FederationStopped(
-                f"round {number}: {len(left)} of {len(self.links)} sites are left, and the rule asks for "
-                f"at least {self.least} and more than half; nothing was unmasked. {_told(gone)}"
+                f"round {self._number}: {len(left)} of {len(links)} sites are left, and the rule asks for "
+                f"at least {least} and more than half; nothing was unmasked. {_told(self._gone)}"
             )
 
-    def _check_all(
-        self,
-        number: int,
-        wanted: Sequence[str],
-        answered: Mapping[str, Any],
-        gone: Mapping[str, str],
-    ) -> None:
+    def _check_all(self, wanted: Sequence[str], answered: Mapping[str, Any]) -> None:
         if len(answered) < len(wanted):
             raise FederationStopped(
-                f"round {number}: a site vanished after it was settled whose updates are added; the sum "
-                f"stays masked. {_told(gone)}"
+                f"round {self._number}: a site vanished after it was settled whose updates are added; "
+                f"the sum stays masked. {_told(self._gone)}"
             )
 
 
 class _Again(Exception):
     """A site vanished before any update was sent."""
+
+
+def _part(site: str, stated: Mapping[str, Any], name: str, kind: type) -> Any:
+    found = stated.get(name)
+    if not isinstance(found, kind):
+        raise MaskingError(f"{site} sent a message without {name}")
+    return found
+
+
+def _seed(site: str, stated: Any) -> bytes:
+    found = bytes_of(stated) if isinstance(stated, str) else b""
+    if len(found) != 32:
+        raise MaskingError(f"{site} sent a seed that is none")
+    return found
 
 
 def _told(gone: Mapping[str, str]) -> str:

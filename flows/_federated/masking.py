@@ -6,12 +6,14 @@ import hashlib
 import json
 import secrets
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from backends.links.tls import names_of
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -26,6 +28,7 @@ __all__ = [
     "decoded",
     "digest",
     "encoded",
+    "identity_of",
     "mask",
     "new_seed",
     "signature",
@@ -39,6 +42,7 @@ _Words = NDArray[np.uint64]
 # probability 2⁻¹⁵, the two words of the smallest sum with 2⁻³⁰.
 _SCALE = float(1 << 24)
 _LARGEST = float(1 << 24)
+_BOUND = _LARGEST / 64  # of one site
 
 
 class MaskingError(ValueError):
@@ -112,10 +116,12 @@ def mask(seed: bytes, size: int) -> _Words:
 
 
 def encoded(values: NDArray[np.float64]) -> _Words:
-    """Return numbers as words whose sums wrap around."""
-    if not np.all(np.isfinite(values)) or np.any(np.abs(values) >= _LARGEST / 64):
-        raise MaskingError("an update is not finite, or too large to be added")
-    return np.rint(values * _SCALE).astype(np.int64).astype(np.uint64)
+    """Return numbers as words whose sums wrap around; those that are too large are bounded.
+
+    To refuse them would tell about one site's update, which its masks hide.
+    """
+    finite = np.nan_to_num(values, nan=0.0, posinf=_BOUND, neginf=-_BOUND)
+    return np.rint(np.clip(finite, -_BOUND, _BOUND) * _SCALE).astype(np.int64).astype(np.uint64)
 
 
 def decoded(words: _Words) -> NDArray[np.float64]:
@@ -159,24 +165,39 @@ def verify(certificate: x509.Certificate, statement: Mapping[str, Any], signed: 
 
 
 def checked_certificate(
-    pem: str, site: str, authority: x509.Certificate, now: datetime
+    pem: str, site: str, authorities: Iterable[x509.Certificate], now: datetime
 ) -> x509.Certificate:
-    """Return a site's certificate. Raises `MaskingError` unless the authority made it for this name."""
+    """Return a site's certificate. Raises `MaskingError` unless an authority made it for this name."""
     from cryptography import x509
-    from cryptography.exceptions import InvalidSignature
-
-    from backends.links.tls import names_of
 
     try:
         found = x509.load_pem_x509_certificate(pem.encode())
-        found.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except ValueError:
+        found = None
+    if found is None or not any(_issued(found, one) for one in authorities):
         raise MaskingError(f"the certificate of {site!r:.80} is not of this federation") from None
     if site not in names_of(found):
         raise MaskingError(f"a certificate that is sent for {site!r:.80} is of another site")
     if not found.not_valid_before_utc <= now <= found.not_valid_after_utc:
         raise MaskingError(f"the certificate of {site!r:.80} is not valid now")
     return found
+
+
+def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def identity_of(certificate: x509.Certificate) -> bytes:
+    """Return what is the same for certificates of one key, whoever they name."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def text_of(data: bytes) -> str:

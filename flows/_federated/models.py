@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flows._federated.masking import MaskingError
 from flows._federated.patients import FEATURES, QUBIT_FEATURES, Patients, columns_of
 
 __all__ = [
@@ -17,10 +18,12 @@ __all__ = [
     "PrivacyNoise",
     "SiteTraining",
     "correct",
+    "correct_together",
     "fitted",
     "initial",
     "noise_for",
     "trained",
+    "trained_together",
 ]
 
 _Values = NDArray[np.float64]
@@ -64,10 +67,52 @@ class SiteTraining:
         return asdict(self)
 
     @classmethod
-    def from_plain(cls, stated: Mapping[str, Any]) -> SiteTraining:
-        """Return what `to_plain` gave."""
-        noise = stated.get("noise")
-        return cls(**{**stated, "noise": None if noise is None else PrivacyNoise(**noise)})
+    def from_plain(cls, stated: Any) -> SiteTraining:
+        """Return what `to_plain` gave. Raises ``MaskingError`` for what it would not give."""
+        names = {one.name for one in fields(cls)}
+        if not isinstance(stated, Mapping) or not names >= set(stated):
+            raise MaskingError(f"a training has {', '.join(sorted(names))}")
+        try:
+            found = cls(**{**stated, "noise": _noise(stated.get("noise"))})
+        except TypeError as error:
+            raise MaskingError(f"a training that is none: {error}") from None
+        if found.model not in ("logistic", "circuit"):
+            raise MaskingError(f"no model {found.model!r:.40}; there are: circuit, logistic")
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(found, name)
+            if type(value) is not int or not low <= value <= high:
+                raise MaskingError(
+                    f"{name} {value!r:.40}; expected a whole number, {low} to {high}"
+                )
+        _check_number("rate", found.rate, 0.0, 1000.0)
+        return found
+
+
+# What a coordinator may ask of a site.
+_BOUNDS = {
+    "seed": (0, 2**32),
+    "round": (0, 10_000),
+    "steps": (1, 10_000),
+    "batch": (0, 10**6),
+    "layers": (1, 20),
+    "qubits": (2, len(QUBIT_FEATURES)),
+}
+
+
+def _noise(stated: Any) -> PrivacyNoise | None:
+    if stated is None:
+        return None
+    if not isinstance(stated, Mapping):
+        raise MaskingError("noise has multiplier and clip")
+    found = PrivacyNoise(**stated)
+    _check_number("multiplier", found.multiplier, 0.0, 1e6)
+    _check_number("clip", found.clip, 1e-6, 1e6)
+    return found
+
+
+def _check_number(name: str, value: Any, low: float, high: float) -> None:
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise MaskingError(f"{name} {value!r:.40}; expected a number, {low:g} to {high:g}")
 
 
 def noise_for(epsilon: float, releases: int) -> PrivacyNoise:
@@ -100,9 +145,17 @@ def trained(
     """Return the weights after some steps on a site's patients."""
     if training.model == "logistic":
         return _logistic_steps(weights, patients, training, noise_rng)
-    if circuit is None:
-        raise ValueError("a circuit needs a QPU")
-    return _circuit_steps(weights, patients, training, circuit, noise_rng)
+    steps = _circuit_steps(weights, patients, training, noise_rng)
+    return _in_step({patients.hospital: steps}, training, circuit)[0]
+
+
+def trained_together(
+    weights: _Values, several: Sequence[Patients], training: SiteTraining, circuit: Circuit
+) -> list[_Values]:
+    """Return the circuit's weights after training on each of several, with one call for each step."""
+    rng = np.random.default_rng(training.seed)  # without noise it serves nobody
+    steps = {one.hospital: _circuit_steps(weights, one, training, rng) for one in several}
+    return _in_step(steps, training, circuit)
 
 
 def correct(
@@ -111,11 +164,21 @@ def correct(
     """Return for each patient whether the model says what is the case."""
     if training.model == "logistic":
         odds = _with_one(patients.features) @ weights
-    else:
-        if circuit is None:
-            raise ValueError("a circuit needs a QPU")
-        odds = _odds(circuit, weights, patients, training, training.seed)
-    return np.asarray((odds > 0) == (patients.ill > 0.5))
+        return np.asarray((odds > 0) == (patients.ill > 0.5))
+    (hits,) = correct_together([weights], patients, training, circuit)
+    return hits
+
+
+def correct_together(
+    several: Sequence[_Values], patients: Patients, training: SiteTraining, circuit: Circuit | None
+) -> list[NDArray[np.bool_]]:
+    """Return the same for the circuit with each of several weights, in one call."""
+    bindings = np.vstack([_bindings(one, patients, training) for one in several])
+    values = np.split(_called(circuit, bindings, training.seed), len(several))
+    return [
+        np.asarray((_odds(found, one) > 0) == (patients.ill > 0.5))
+        for found, one in zip(values, several, strict=True)
+    ]
 
 
 def fitted(patients: Patients, seed: int) -> _Values:
@@ -168,13 +231,12 @@ def _logistic_steps(
 
 
 def _circuit_steps(
-    weights: _Values,
-    patients: Patients,
-    training: SiteTraining,
-    circuit: Circuit,
-    noise_rng: np.random.Generator,
-) -> _Values:
-    """Descend by simultaneous perturbation (Spall 1992): two evaluations of all weights a step."""
+    weights: _Values, patients: Patients, training: SiteTraining, noise_rng: np.random.Generator
+) -> Generator[_Values, _Values, _Values]:
+    """Descend by simultaneous perturbation (Spall 1992): two evaluations of all weights a step.
+
+    Yields the bindings of a step, is sent the circuit's values, and returns the weights.
+    """
     w = weights.copy()
     for step in range(training.steps):
         count = training.round * training.steps + step
@@ -189,12 +251,13 @@ def _circuit_steps(
         shared = np.random.default_rng([training.seed, count])
         direction = shared.choice((-1.0, 1.0), w.size)
         width = 0.2 / (1 + count) ** 0.101
-        seed = int(rng.integers(2**31))
-        both = [
-            _losses(circuit, w + sign * width * direction, chosen, training, seed)
-            for sign in (1, -1)
+        both = [w + sign * width * direction for sign in (1, -1)]
+        values = yield np.vstack([_bindings(one, chosen, training) for one in both])
+        losses = [
+            _losses(found, one, chosen)
+            for found, one in zip(np.split(values, 2), both, strict=True)
         ]
-        each = (both[0] - both[1]) / (2 * width)
+        each = (losses[0] - losses[1]) / (2 * width)
         if training.noise is not None:
             bound = training.noise.clip
             total = np.clip(each, -bound, bound).sum()
@@ -206,23 +269,55 @@ def _circuit_steps(
     return w
 
 
-def _losses(
-    circuit: Circuit, weights: _Values, patients: Patients, training: SiteTraining, seed: int
-) -> _Values:
-    odds = _odds(circuit, weights, patients, training, seed)
+def _in_step(
+    several: Mapping[str, Generator[_Values, _Values, _Values]],
+    training: SiteTraining,
+    circuit: Circuit | None,
+) -> list[_Values]:
+    """Run trainings of as many steps each; the circuit is called once for a step of all of them."""
+    asked = [next(one) for one in several.values()]
+    for step in range(training.steps):
+        count = training.round * training.steps + step
+        # Sites measure apart: none has the shot noise of another.
+        rng = np.random.default_rng([training.seed, count, *",".join(several).encode()])
+        ends = np.cumsum([len(one) for one in asked])[:-1]
+        values = np.split(_called(circuit, np.vstack(asked), int(rng.integers(2**31))), ends)
+        if step + 1 < training.steps:
+            asked = [one.send(found) for one, found in zip(several.values(), values, strict=True)]
+    return [_returned(one, found) for one, found in zip(several.values(), values, strict=True)]
+
+
+def _returned(training: Generator[_Values, _Values, _Values], values: _Values) -> _Values:
+    try:
+        training.send(values)
+    except StopIteration as ended:
+        weights: _Values = ended.value
+        return weights
+    raise AssertionError("a training has more steps than it says")
+
+
+def _losses(values: _Values, weights: _Values, patients: Patients) -> _Values:
+    odds = _odds(values, weights)
     losses: _Values = np.asarray(np.logaddexp(0, np.where(patients.ill > 0.5, -odds, odds)))
     return losses
 
 
-def _odds(
-    circuit: Circuit, weights: _Values, patients: Patients, training: SiteTraining, seed: int
-) -> _Values:
+def _bindings(weights: _Values, patients: Patients, training: SiteTraining) -> _Values:
     names = QUBIT_FEATURES[: training.qubits]
     # In all layers together at most a quarter turn, over which the answer rises with the feature.
     turn = math.pi / 4 / training.layers
     angles = np.clip(patients.features[:, columns_of(names)], -2, 2) * turn
     shared = np.broadcast_to(weights[:-1], (len(patients), weights.size - 1))
-    values = circuit(np.column_stack([angles, shared]), seed)
+    return np.column_stack([angles, shared])
+
+
+def _called(circuit: Circuit | None, bindings: _Values, seed: int) -> _Values:
+    if circuit is None:
+        raise ValueError("a circuit needs a QPU")
+    return circuit(bindings, seed)
+
+
+def _odds(values: _Values, weights: _Values) -> _Values:
     odds: _Values = _STEEPNESS * (values + weights[-1])
     return odds
 

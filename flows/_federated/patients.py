@@ -109,9 +109,9 @@ def read(path: Path, hospital: str | None = None) -> Patients:
     return _read(read_lines(path), path, hospital or path.stem)
 
 
-def parsed(text: str, hospital: str) -> Patients:
+def parsed(text: str, hospital: str, path: Path | None = None) -> Patients:
     """Return the patients of a file's text; see `read`."""
-    path = Path(f"{hospital}.csv")
+    path = path or Path(f"{hospital}.csv")
     lines = [SourceLine(path, number, one) for number, one in enumerate(text.splitlines(), 1)]
     return _read(lines, path, hospital)
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +26,11 @@ __all__ = ["COORDINATOR", "LocalSite", "local_sites"]
 COORDINATOR = "coordinator"
 _DAYS = 30
 _END_S = 20.0
+_OF_QPU = (
+    "backend",
+    "accepts",
+    "jurisdictions",
+)  # in its table; the rest are its backend's options
 _LOOK_S = 0.05
 
 
@@ -46,6 +51,7 @@ def local_sites(
     qpu: Mapping[str, Any],
     least: int,
     noise_seed: int | None,
+    labels: Sequence[str] = (),
 ) -> Iterator[list[LocalSite]]:
     """Start a process for each site, with a site file, a state folder and a port of its own.
 
@@ -55,6 +61,7 @@ def local_sites(
         qpu: The table of each site's QPU.
         least: Of how many sites a sum is at least.
         noise_seed: Of the noise of privacy; None for what nobody can guess.
+        labels: Of the data, at every site.
 
     Yields:
         The sites, once each of them answers at its port; they end with the block.
@@ -71,8 +78,8 @@ def local_sites(
     with ExitStack() as stack:
         processes = {}
         for name, text in data.items():
-            home = _home(folder, name, text, qpu)
-            processes[name] = _started(home, name, least, noise_seed)
+            home = _home(folder, name, text, qpu, labels)
+            processes[name] = _started(home, name, list(data), least, noise_seed)
             stack.callback(_end, processes[name])
         yield [
             LocalSite(name=name, link=_link(folder, name, _port(folder / name, one)), process=one)
@@ -80,13 +87,17 @@ def local_sites(
         ]
 
 
-def _home(folder: Path, name: str, text: str, qpu: Mapping[str, Any]) -> Path:
+def _home(
+    folder: Path, name: str, text: str, qpu: Mapping[str, Any], labels: Sequence[str]
+) -> Path:
     """Write a site's file and its patients to a folder of its own."""
     home = folder / name
     home.mkdir(exist_ok=True, mode=0o700)
     certificates = folder / "certificates"
-    options = [f"{key} = {_toml(value)}" for key, value in qpu.items() if key != "backend"]
-    lines = ["[qpu.own]", f"backend = {_toml(qpu['backend'])}", "[qpu.own.options]", *options]
+    lines = ["[site]", f"labels = {_toml(list(labels))}", "[qpu.own]"]
+    lines += [f"{key} = {_toml(value)}" for key, value in qpu.items() if key in _OF_QPU]
+    lines.append("[qpu.own.options]")
+    lines += [f"{key} = {_toml(value)}" for key, value in qpu.items() if key not in _OF_QPU]
     lines += [f"[link.{name}]", f"listen = {_toml(f'127.0.0.1:{_known_port(home)}')}"]
     for role, file in (
         ("certificate", f"{name}.pem"),
@@ -111,9 +122,11 @@ def _known_port(home: Path) -> int:
         return 0
 
 
-def _started(home: Path, name: str, least: int, noise_seed: int | None) -> subprocess.Popen[bytes]:
+def _started(
+    home: Path, name: str, members: Sequence[str], least: int, noise_seed: int | None
+) -> subprocess.Popen[bytes]:
     arguments = ["--site", "site.toml", "--link", name, "--data", "patients.csv", "--with-parent"]
-    arguments += ["--least", str(least)]
+    arguments += ["--members", ",".join(members), "--least", str(least)]
     if noise_seed is not None:
         arguments += ["--noise-seed", str(noise_seed)]
     shutil.rmtree(home / "state", ignore_errors=True)  # a site's runs are not continued
@@ -122,7 +135,7 @@ def _started(home: Path, name: str, least: int, noise_seed: int | None) -> subpr
     with ExitStack() as stack:
         log, errors = (stack.enter_context((home / one).open("w")) for one in ("log", "errors"))
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.federated_site", *arguments],
+            [sys.executable, "-m", "flows._federated.site", *arguments],
             cwd=home,
             env={
                 **kept,
@@ -145,8 +158,9 @@ def _port(home: Path, process: subprocess.Popen[bytes]) -> int:
                 (home / "port").write_text(str(noted["port"]), encoding="ascii")
                 return int(noted["port"])
         time.sleep(_LOOK_S)
-    words = (home / "errors").read_text(encoding="utf-8").strip().splitlines()[-3:]
-    said = " ".join(words).removeprefix("Error: ")
+    words = (home / "errors").read_text(encoding="utf-8").strip().splitlines()
+    stated = [line.removeprefix("Error: ") for line in words if line.startswith("Error: ")]
+    said = " ".join(stated or words[-3:])
     raise InputError(
         f"site {home.name!r} ended with status {process.returncode}: {said or 'silently'}"
     )
@@ -174,5 +188,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _toml(value: Any) -> str:
-    """Return a text or a number as TOML, whose strings are those of JSON."""
+    """Return what an option may be as TOML, whose strings and lists are those of JSON."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(one)}" for key, one in value.items()) + "}"
     return json.dumps(value, ensure_ascii=False)

@@ -35,7 +35,7 @@ def serving(
     """Serve a member over a link until the end of the block. Raises ``LinkError``."""
     with tempfile.TemporaryDirectory(prefix="hpcqc-site-") as folder:
         path = str(Path(folder) / "site.sock")
-        with _Server(path, _asked_of(member)) as inner:
+        with _Server(path, _asked_of(member, on_event)) as inner:
             threading.Thread(target=inner.serve_forever, args=(0.05,), daemon=True).start()
             front = Front(
                 link=link,
@@ -82,7 +82,9 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
 
 
-def _asked_of(member: Member) -> type[BaseHTTPRequestHandler]:
+def _asked_of(
+    member: Member, on_event: Callable[[str, Mapping[str, Any]], None]
+) -> type[BaseHTTPRequestHandler]:
     class Asked(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = _READ_S
@@ -95,18 +97,11 @@ def _asked_of(member: Member) -> type[BaseHTTPRequestHandler]:
                     413, {"detail": f"a message has a length of at most {_MOST_BYTES} bytes"}
                 )
                 return
-            try:
-                message = json.loads(self.rfile.read(int(size)))
-                if not isinstance(message, dict):
-                    raise MaskingError("a message is a JSON object")
-                self._send(200, member.answer(self.path.removeprefix("/"), message))
-            except MaskingError as error:
-                self._send(409, {"detail": str(error)})
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                # What does not have the form of a message; the words could quote data.
-                self._send(
-                    400, {"detail": f"a message that cannot be read: {type(error).__name__}"}
-                )
+            phase = self.path.removeprefix("/")
+            status, answer = _answered(member, phase, self.rfile.read(int(size)))
+            if status != 200:
+                on_event("refused", {"phase": phase[:40], **answer})
+            self._send(status, answer)
 
         def address_string(self) -> str:
             return "link"
@@ -123,3 +118,18 @@ def _asked_of(member: Member) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
     return Asked
+
+
+def _answered(member: Member, phase: str, content: bytes) -> tuple[int, dict[str, Any]]:
+    """Return status and answer. Words of errors that are not ours could quote data."""
+    try:
+        message = json.loads(content)
+        if not isinstance(message, dict):
+            raise MaskingError("a message is a JSON object")
+        return 200, member.answer(phase, message)
+    except MaskingError as error:
+        return 409, {"detail": str(error)}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return 400, {"detail": f"a message that cannot be read: {type(error).__name__}"}
+    except Exception as error:  # noqa: BLE001 - the site's QPU, say; it serves on
+        return 500, {"detail": f"this site cannot do it now: {type(error).__name__}"}

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,87 +18,36 @@ import pytest
 
 pytest.importorskip("OpenSSL", reason="the links extra is not installed")
 
-from backends.links import Link
 from flows._federated.circuits import on_qpu
 from flows._federated.coordinator import Coordinator, FederationStopped
 from flows._federated.masking import MaskingError, RoundKeys, bytes_of, decoded, encoded
-from flows._federated.member import PHASES, Member
+from flows._federated.member import PHASES
 from flows._federated.models import PrivacyNoise, SiteTraining, initial, noise_for
 from flows._federated.patients import FEATURES, Patients, as_text, generated, parsed, read
-from flows._federated.processes import local_sites
-from flows._federated.serving import serving
+from flows._federated.processes import LocalSite, local_sites
+from flows._federated.site import SiteWork
 from flows._inputs import InputError
 from flows.federated import _checked, federated
-from flows.federated_site import SiteWork
-from orchestrator.links.certificates import certify
-from orchestrator.links.front import open_port
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.site import LinkTable
 from orchestrator.runs import Run
 from tests.errors import naming
+from tests.flows.federation import SITES, Hall
+from tests.patience import until
 
 HEART = Path(__file__).resolve().parents[3] / "shared" / "data" / "heart"
-SITES = ("one", "three", "two")
 
 
-class Watched(Member):
-    """A member that keeps what it is asked and what it answers, and may answer otherwise."""
-
-    def __init__(self, *given: Any, **options: Any) -> None:
-        super().__init__(*given, **options)
-        self.said: list[tuple[str, Mapping[str, Any], dict[str, Any]]] = []
-        self.instead: Callable[[str, dict[str, Any]], dict[str, Any]] = lambda _phase, said: said
-
-    def answer(self, phase, message):
-        answered = self.instead(phase, super().answer(phase, message))
-        self.said.append((phase, message, answered))
-        return answered
-
-
-class Hall:
-    """Sites that serve in this process, over real links, and a coordinator's links to them."""
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        certify(folder, [*SITES, "coordinator"], days=2, now=datetime.now(UTC))
-        self.members: dict[str, Watched] = {}
-        self.links: dict[str, Link] = {}
-        self.vectors = {site: np.arange(6) * 0.25 - at for at, site in enumerate(SITES)}
-        for site in SITES:
-            own = self._link(folder, site, site, ("coordinator",))
-            member = Watched(own, name=site, least=2, work=self._work(site))
-            opened = open_port("127.0.0.1:0")
-            port = opened.getsockname()[1]
-            stack.enter_context(serving(member, own, opened, lambda _event, _facts: None))
-            self.members[site] = member
-            far = self._link(folder, site, "coordinator", (site,))
-            self.links[site] = Link.from_plain({**far.to_plain(), "address": f"127.0.0.1:{port}"})
-
-    def _work(self, site: str) -> Callable[[Mapping[str, Any]], Any]:
-        return lambda _task: self.vectors[site]
-
-    def _link(self, folder: Path, name: str, holder: str, peers: tuple[str, ...]) -> Link:
-        return Link(
-            name=name,
-            certificate=folder / f"{holder}.pem",
-            key=folder / f"{holder}.key",
-            authority=folder / "authority.pem",
-            peers=peers,
-        )
-
-    def begin_anew(self) -> None:
-        """Let the sites forget their rounds, as processes that are started do."""
-        for member in self.members.values():
-            member._round = None
-
-    def total(self, *, least: int = 2, on_phase: Any = lambda _n, _p: None) -> Any:
-        with Coordinator(
-            links=self.links, federation="f", least=least, patience_s=60, on_phase=on_phase
-        ) as asking:
-            return asking.total({"kind": "test"})
+@pytest.fixture(scope="module")
+def one_hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
+    with ExitStack() as stack:
+        yield Hall(tmp_path_factory.mktemp("hall") / "links", stack)
 
 
 @pytest.fixture
-def hall(tmp_path: Path) -> Iterator[Hall]:
-    with ExitStack() as stack:
-        yield Hall(tmp_path / "links", stack)
+def hall(one_hall: Hall) -> Hall:
+    one_hall.reset()
+    return one_hall
 
 
 def test_sums_are_exact_and_single_updates_are_noise(hall: Hall) -> None:
@@ -190,14 +138,16 @@ def test_masks_of_another_round_are_refused(hall: Hall) -> None:
 
     hall.members["three"].instead = stale
     with Coordinator(links=hall.links, federation="f", least=2) as asking:
-        assert asking.total({"kind": "test"}).sites == SITES
-        second = asking.total({"kind": "test"})
+        assert asking.total({"kind": "test"}, 6).sites == SITES
+        second = asking.total({"kind": "test"}, 6)
     assert second.sites == ("one", "two")
     assert np.array_equal(second.values, hall.vectors["one"] + hall.vectors["two"])
     assert "round 1" in second.gone["three"]
 
 
-def test_masks_of_another_round_under_a_new_signature_make_no_sum(hall: Hall) -> None:
+def test_masks_of_another_round_under_a_new_signature_make_no_sum(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A site that signs what it should not have used is not told from others, but the sum is."""
     member = hall.members["three"]
     update = member._update
@@ -207,8 +157,8 @@ def test_masks_of_another_round_under_a_new_signature_make_no_sum(hall: Hall) ->
         current.keys.pair_seed = lambda peer, sealed, context: pair_seed(peer, sealed, b"old")
         return update(current, message)
 
-    member._update = with_old_masks  # type: ignore[method-assign]
-    with pytest.raises(MaskingError, match="another round"):
+    monkeypatch.setattr(member, "_update", with_old_masks)
+    with pytest.raises(FederationStopped, match="another round"):
         hall.total()
 
 
@@ -234,7 +184,7 @@ def test_a_site_checks_who_the_others_are_and_who_is_left(hall: Hall) -> None:
     head = {"federation": "new", "round": 1}
 
     def begun() -> dict[str, Any]:
-        member._round = None
+        member._rounds.clear()
         return {
             "one": member.answer("keys", head),
             "three": hall.members["three"].answer("keys", head),
@@ -265,49 +215,101 @@ def test_a_site_checks_who_the_others_are_and_who_is_left(hall: Hall) -> None:
 @pytest.mark.parametrize("body", [b"[]", b"{", b"{}", b'{"federation": 1}', b"[" * 5000])
 def test_garbage_is_answered_and_harms_nobody(hall: Hall, body: bytes) -> None:
     with Coordinator(links=hall.links, federation="f", least=2) as asking:
-        answer = asking._clients["one"].post("/update", content=body)
+        answer = asking.sites._clients["one"].post("/update", content=body)
         assert answer.status_code in (400, 409)
         assert "detail" in answer.json()
-        assert asking.total({"kind": "test"}).sites == SITES
+        assert asking.total({"kind": "test"}, 6).sites == SITES
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("least", [2, 3])
-def test_one_of_three_sites_is_killed_in_the_middle(tmp_path: Path, least: int) -> None:
-    """Three processes on three ports; with two left the sum goes on, or stops by the rule."""
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, LocalSite]]:
+    """Three sites on three ports, each a process of its own."""
     data = {name: as_text(generated(at, 60, 3)) for at, name in enumerate(SITES)}
-    training = SiteTraining(model="logistic", seed=1, round=0, steps=2, rate=1.0)
-    task = {"kind": "train", "training": training.to_plain(), "weights": [0.0] * 23}
-    with local_sites(tmp_path, data, qpu={"backend": "aer"}, least=2, noise_seed=None) as started:
-        (victim,) = (one for one in started if one.name == "two")
-        assert len({one.link.address for one in started}) == 3
-
-        def kill(number: int, phase: str) -> None:
-            if (number, phase) == (2, "update"):
-                victim.process.send_signal(signal.SIGKILL)
-                victim.process.wait()
-
-        links = {one.name: one.link for one in started}
-        with Coordinator(links=links, federation="f", least=least, on_phase=kill) as asking:
-            whole = asking.total(task)
-            assert whole.sites == SITES
-            if least == 3:
-                with pytest.raises(FederationStopped, match=naming("two", "nothing was unmasked")):
-                    asking.total(task)
-                return
-            rest = asking.total(task)
-            assert {facts.group for facts in asking.facts().values()} == {"X25519MLKEM768"}
-    assert (rest.sites, list(rest.gone)) == (("one", "three"), ["two"])
-    work = {name: SiteWork(parsed(data[name], name), None)(task) for name in SITES}
-    assert whole.values == pytest.approx(sum(work.values()), abs=1e-6)
-    assert rest.values == pytest.approx(work["one"] + work["three"], abs=1e-6)
+    folder = tmp_path_factory.mktemp("sites")
+    with local_sites(
+        folder, data, qpu={"backend": "aer"}, least=2, noise_seed=None, labels=("personal",)
+    ) as started:
+        yield {one.name: one for one in started}
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
-@pytest.mark.parametrize("qpu", ["aer", "vlq"])
-def test_the_flow_says_who_won_and_keeps_the_data_at_home(run_on, kept, qpu: str) -> None:
-    active: Run = run_on(qpu)
+def test_sites_that_others_started_learn_together(processes, run_on, kept) -> None:
+    """As hospitals do, each with a process of its own; nothing is pooled."""
+    active: Run = run_on("aer")
+    tables = {
+        name: LinkTable(
+            address=one.link.address,
+            certificate=one.link.certificate,
+            key=one.link.key,
+            authority=one.link.authority,
+        )
+        for name, one in processes.items()
+    }
+    active.site = active.site.model_copy(update={"links": tables})
+    few = {"rounds": 1, "steps": 1, "seeds": 2, "batch": 8, "shots": 64, "qubits": 3, "layers": 1}
+    with pytest.raises(ConfigError, match=naming("elsewhere")):
+        federated(sites="one,two,elsewhere", **few)
+    result = kept(federated(sites="one, three, two", **few))
+    assert (result["hospitals"], result["patients"]) == (list(SITES), None)
+    assert (result["pooled"], result["alone"]) == (None, None)
+    assert [row[0] for row in result["table"]["rows"]] == [
+        "the logistic regression, federated",
+        "the circuit, federated",
+    ]
+    assert 0.5 < result["home"]["value"] <= 1
+    assert set(result["links"]) == set(SITES)
+
+
+@pytest.mark.slow
+def test_sites_hang_come_back_and_are_killed_in_the_middle(processes) -> None:
+    """With two left sums go on, or stop by the rule; a late site's masks are of no other round."""
+    data = {name: as_text(generated(at, 60, 3)) for at, name in enumerate(SITES)}
+    training = SiteTraining(model="logistic", seed=1, round=0, steps=2, rate=1.0)
+    task = {"kind": "train", "training": training.to_plain(), "weights": [0.0] * 23}
+    work = {name: SiteWork(parsed(data[name], name), None)(task) for name in SITES}
+    victim = processes["two"].process
+    assert len({one.link.address for one in processes.values()}) == 3
+    todo: dict[str, Callable[[], None]] = {}
+
+    def on_phase(_number: int, phase: str) -> None:
+        todo.pop(phase, lambda: None)()
+
+    def kill() -> None:
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+
+    links = {name: one.link for name, one in processes.items()}
+    with Coordinator(
+        links=links, federation="f", least=2, patience_s=10, on_phase=on_phase
+    ) as asking:
+        whole = asking.total(task, 24)
+        assert whole.sites == SITES
+        assert whole.values == pytest.approx(sum(work.values()), abs=1e-6)
+        todo["update"] = lambda: victim.send_signal(signal.SIGSTOP)
+        rest = asking.total(task, 24)
+        assert (rest.sites, list(rest.gone)) == (("one", "three"), ["two"])
+        assert rest.values == pytest.approx(work["one"] + work["three"], abs=1e-6)
+        victim.send_signal(signal.SIGCONT)
+        until(lambda: asking.total(task, 24).sites == SITES)
+        todo["unmask"] = kill
+        with pytest.raises(FederationStopped, match=naming("two", "stays masked")):
+            asking.total(task, 24)
+        rest = asking.total(task, 24)
+        assert (rest.sites, list(rest.gone)) == (("one", "three"), ["two"])
+        assert {facts.group for facts in asking.facts().values()} == {"X25519MLKEM768"}
+    with (
+        Coordinator(links=links, federation="g", least=3) as asking,
+        pytest.raises(FederationStopped, match=naming("two", "nothing was unmasked")),
+    ):
+        asking.total(task, 24)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_the_flow_says_who_won_and_keeps_the_data_at_home(run_on, kept) -> None:
+    """With noise of a device, at sites that the flow starts."""
+    active: Run = run_on("vlq")
     result = kept(federated(rounds=1, steps=1, seeds=2, batch=8, shots=64, qubits=3, layers=1))
     assert result["summary"][0].startswith(("Nobody won", "The "))
     assert len(result["table"]["rows"]) == 6
@@ -348,12 +350,22 @@ def test_a_coordinator_cannot_seal_a_secret_of_its_own(hall: Hall) -> None:
         ({"data": "/nowhere"}, ("/nowhere",)),
         ({"data": ".", "sites": "a"}, ("data", "sites")),
         ({"sites": "a,a,b"}, ("a,a,b",)),
+        ({"sites": "a,b"}, (2, 3)),
     ],
 )
 def test_parameters_are_checked_before_anything_runs(given, named) -> None:
     usual = {name: one.default for name, one in signature(federated.fn).parameters.items()}
     with pytest.raises(InputError, match=naming(*named)):
         _checked(usual | given)
+
+
+@pytest.mark.parametrize("name", ["coordinator", "authority", "our clinic"])
+def test_a_file_whose_name_is_of_no_site_is_told(tmp_path: Path, name: str) -> None:
+    usual = {name: one.default for name, one in signature(federated.fn).parameters.items()}
+    for index, one in enumerate(("north", "east", name)):
+        (tmp_path / f"{one}.csv").write_text(as_text(generated(index, 60, 1)))
+    with pytest.raises(InputError, match=naming(f"{name}.csv")):
+        _checked(usual | {"data": str(tmp_path)})
 
 
 def test_patients_of_a_folder_are_not_called_invented(tmp_path: Path) -> None:
@@ -441,9 +453,13 @@ def test_a_site_refuses_to_train_with_less_noise_than_it_wants() -> None:
     work = SiteWork(patients, None, least_noise=2.0)
     training = SiteTraining(model="logistic", seed=1, round=0, steps=1, rate=1.0)
     weights = initial(training).tolist()
-    for noise in (None, PrivacyNoise(multiplier=1.9), PrivacyNoise(multiplier=float("nan"))):
+    for noise, words in (
+        (None, ("noise", 2)),
+        (PrivacyNoise(multiplier=1.9), ("noise", 2)),
+        (PrivacyNoise(multiplier=float("nan")), ("multiplier", "nan")),
+    ):
         task = {"kind": "train", "training": replace(training, noise=noise).to_plain()}
-        with pytest.raises(MaskingError, match=naming("noise", 2)):
+        with pytest.raises(MaskingError, match=naming(*words)):
             work({**task, "weights": weights})
     enough = replace(training, noise=PrivacyNoise(multiplier=2.0)).to_plain()
     assert work({"kind": "train", "training": enough, "weights": weights}).size == len(weights) + 1

@@ -1,10 +1,11 @@
 """One site of `flows.federated`: it learns from its own patients, and sends masked updates alone.
 
-``python -m flows.federated_site --site FILE --link NAME --data FILE`` serves until it is signalled. The
-site file has the site's QPU, its broker and ``[link.NAME]`` with listen and the names of its
-coordinators in ``peers``; NAME is the site's name in the certificates of the federation. The data are a
-file of patients in the layout of UCI's processed Heart Disease files. Nothing of it leaves the
-process but sums to which other sites have added theirs, and these only of ``--least`` sites or more.
+``hpcqc-federated-site --site FILE --link NAME --data FILE --members NAMES`` serves until it is signalled.
+The site file has the site's QPU, its broker and ``[link.NAME]`` with listen and the names of its
+coordinators in ``peers``; NAME is the site's name in the certificates of the federation, and ``--members``
+are all its sites. The data are a file of patients in the layout of UCI's processed Heart Disease files.
+Nothing of it leaves the process but sums to which other sites have added theirs, and these only of
+``--least`` sites or more.
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ from numpy.typing import NDArray
 
 from backends.links import LinkError
 from flows._federated.masking import MaskingError
-from flows._federated.models import Circuit, SiteTraining, correct, fitted, trained
+from flows._federated.models import Circuit, SiteTraining, correct, fitted, initial, trained
 from flows._federated.patients import Patients, read
 from flows._inputs import InputError, require_extra
 from orchestrator.config.errors import ConfigError
 
 __all__ = ["SiteWork", "main"]
 
-_MOST_STEPS = 10_000
+_MOST_SHOTS = 10**7
+_LARGEST_WEIGHT = 1e5
+_MOST_CIRCUITS = 4  # kept ready
 
 
 class SiteWork:
@@ -57,36 +60,39 @@ class SiteWork:
         self._known: dict[tuple[int, int, int], Circuit] = {}
 
     def __call__(self, task: Mapping[str, Any]) -> NDArray[np.float64]:
-        """Return the vector of a task. Raises ``MaskingError`` for a task that is none."""
+        """Return the vector of a task. Raises ``MaskingError`` for a task that is none.
+
+        Whether it does must not depend on the patients: it is the one answer that no mask hides.
+        """
         kind = task.get("kind")
-        training = SiteTraining.from_plain(task["training"])
-        if not 0 < training.steps <= _MOST_STEPS:
-            raise MaskingError(f"{training.steps} steps; expected 1 to {_MOST_STEPS}")
+        training = SiteTraining.from_plain(task.get("training"))
+        if kind == "home":
+            training = replace(training, model="logistic")
+        elif kind not in ("test", "train"):
+            raise MaskingError(f"no task {kind!r:.40}; there are: home, test, train")
         split = self._patients.split(training.seed)
-        circuit = self._circuit(training, int(task.get("shots", 256)))
+        circuit = self._circuit(training, task.get("shots", 256))
+        if kind == "home":
+            weights = fitted(split.training, training.seed)
+        else:
+            weights = _weights(task.get("weights"), initial(training).size)
         if kind == "train":
             self._check_noise(training)
             noise = self._noise(training)
-            weights = np.asarray(task["weights"], dtype=float)
             after = trained(weights, split.training, training, circuit, noise)
             return np.append(after * len(split.training), len(split.training))
-        if kind == "home":
-            weights, training = (
-                fitted(split.training, training.seed),
-                replace(training, model="logistic"),
-            )
-        elif kind == "test":
-            weights = np.asarray(task["weights"], dtype=float)
-        else:
-            raise MaskingError(f"no task {kind!r:.40}; there are: home, test, train")
         hits = correct(weights, split.test, training, circuit)
         return np.array([np.count_nonzero(hits), len(hits)], dtype=float)
 
-    def _circuit(self, training: SiteTraining, shots: int) -> Circuit | None:
+    def _circuit(self, training: SiteTraining, shots: Any) -> Circuit | None:
         if training.model != "circuit":
             return None
+        if type(shots) is not int or not 0 < shots <= _MOST_SHOTS:
+            raise MaskingError(f"{shots!r:.40} shots; expected 1 to {_MOST_SHOTS}")
         key = (training.qubits, training.layers, shots)
         if key not in self._known:
+            while len(self._known) >= _MOST_CIRCUITS:
+                del self._known[next(iter(self._known))]
             self._known[key] = self._circuits(*key)
         return self._known[key]
 
@@ -103,6 +109,14 @@ class SiteWork:
             return np.random.default_rng()
         name = self._patients.hospital.encode()
         return np.random.default_rng([self._noise_seed, training.seed, training.round, *name])
+
+
+def _weights(stated: Any, size: int) -> NDArray[np.float64]:
+    if not isinstance(stated, list) or len(stated) != size:
+        raise MaskingError(f"a model has {size} weights")
+    if not all(type(one) in (int, float) and abs(one) <= _LARGEST_WEIGHT for one in stated):
+        raise MaskingError(f"weights are numbers up to {_LARGEST_WEIGHT:g}")
+    return np.array(stated, dtype=float)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -136,7 +150,7 @@ def _serve(stated: argparse.Namespace) -> int:
         threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
     activate(Run(id=f"site-{stated.link}-{os.getpid()}", site=site, resumable=False))
     work = SiteWork(patients, _circuits, stated.noise_seed, least_noise=stated.least_noise)
-    member = Member(link, name=stated.link, least=stated.least, work=work)
+    member = Member(link, name=stated.link, members=stated.members, least=stated.least, work=work)
     listening = open_port(table.listen)
     with serving(member, link, listening, _note):
         host, port = listening.getsockname()[:2]
@@ -167,15 +181,26 @@ def _await_end(ended: threading.Event) -> None:
     ended.set()
 
 
+def _names(stated: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in stated.split(",") if name.strip()))
+
+
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m flows.federated_site",
+        prog="hpcqc-federated-site",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--site", type=Path, required=True, metavar="FILE", help="the site file")
     parser.add_argument("--link", required=True, metavar="NAME", help="the site's own link")
     parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="its patients")
+    parser.add_argument(
+        "--members",
+        type=_names,
+        required=True,
+        metavar="NAMES",
+        help="all sites of the federation, separated by commas; it adds to sums of these alone",
+    )
     parser.add_argument(
         "--least", type=int, default=3, metavar="N", help="fewest sites of a sum (default: 3)"
     )
