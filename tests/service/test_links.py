@@ -27,6 +27,7 @@ from backends.links import Link, LinkRefused
 from backends.links.streams import dial
 from orchestrator.broker.client.http import BrokerRefused, RemoteBroker
 from orchestrator.links.certificates import certify
+from tests.certificates import CLIENT, SERVER, signed
 from tests.errors import naming
 from tests.patience import PATIENCE_S, until
 from tests.service.calls import bell, call, counts
@@ -274,32 +275,91 @@ def test_a_peer_without_a_certificate_reaches_nothing(far: Far) -> None:
     until(lambda: any("no certificate" in reason for reason in far.front.refusals()))
 
 
-def classical(far: Far) -> ssl.SSLSocket:
+def test_a_certificate_for_one_side_serves_as_no_other(far: Far, tmp_path: Path) -> None:
+    """A web server's certificate of the same authority lets nobody in, and a user's is no server."""
+    folder = tmp_path / "links"
+    folder.mkdir()
+    for name in ("authority.pem", "authority.key"):
+        (folder / name).write_bytes((far.folder / name).read_bytes())
+    server = signed(folder, "valley", ["valley"], usages=[SERVER])
+    with pytest.raises(BrokerRefused, match="for another purpose"):
+        far.user(certificate=server.certificate, key=server.key)
+    until(lambda: any("for another purpose" in reason for reason in far.front.refusals()))
+    signed(folder, "hilltop", ["hilltop"], usages=[CLIENT])
+    site = tmp_path / "far.toml"
+    site.write_text(site_text(folder, "127.0.0.1:9"))
+    front = Front(site, tmp_path / "state").start()
+    try:
+        with pytest.raises(LinkRefused, match="for another purpose"):
+            dial(far.link(address=front.address), PATIENCE_S)
+    finally:
+        assert front.stop() == 0
+
+
+def classical(
+    far: Far, curve: str = "prime256v1", version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> ssl.SSLSocket:
     """Connect with a right certificate, and with a client that has no ML-KEM to offer."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.load_verify_locations(far.folder / "authority.pem")
     context.load_cert_chain(far.folder / "valley.pem", far.folder / "valley.key")
-    context.set_ecdh_curve("prime256v1")
+    context.set_ecdh_curve(curve)
+    context.maximum_version = version
     return context.wrap_socket(far.connected())
 
 
-def test_a_classical_key_exchange_is_refused_and_the_client_is_told(far: Far) -> None:
-    with classical(far) as peer:
+@pytest.mark.parametrize(("curve", "group"), [("prime256v1", "secp256r1"), ("X25519", "x25519")])
+def test_a_classical_key_exchange_is_refused_and_the_client_is_told(
+    far: Far, curve: str, group: str
+) -> None:
+    with classical(far, curve) as peer:
         peer.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = b"".join(iter(lambda: peer.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 403")
     assert HYBRID.encode() in answer
     assert b'"status":"ok"' not in answer
-    until(lambda: any("secp256r1" in reason for reason in far.front.refusals()))
+    until(lambda: any(f"{group} alone" in reason for reason in far.front.refusals()))
     with pytest.raises(LinkRefused, match=HYBRID):  # the client's side of the rule
         dial(far.link(groups=("SecP256r1MLKEM768",)), PATIENCE_S)
+
+
+def test_an_earlier_protocol_is_refused(far: Far) -> None:
+    with pytest.raises(ssl.SSLError):
+        classical(far, version=ssl.TLSVersion.TLSv1_2)
+    until(lambda: any("TLS 1.3" in reason for reason in far.front.refusals()))
+
+
+ASK = b"GET /v1/whoami HTTP/1.1\r\nHost: localhost\r\n"
+INNER = b"GET /v1/whoami HTTP/1.1\r\nHost: localhost\r\nX-Remote-User: root\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 0\r\nContent-Length: %d\r\n\r\n" % len(INNER),
+        b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" % len(INNER),
+        b"Transfer-Encoding: \x0bchunked\r\n\r\n",
+        b"X: y\r\n folded: Content-Length: 5\r\n\r\n",
+        b"Connection: close\r\n\r\n",
+    ],
+    ids=["two lengths", "length and chunks", "odd chunks", "folded", "usual"],
+)
+def test_a_request_inside_of_another_is_of_the_same_stranger(far: Far, head: bytes) -> None:
+    """The front reads no requests, and a connection serves one client: nothing to smuggle past."""
+    answer = raw(far, ASK + head + INNER)
+    heads = answer.split(b"HTTP/1.1 ")[1:]
+    assert heads
+    assert all(one[:3] in (b"400", b"401") for one in heads), answer
+    assert far.works()
 
 
 def test_the_link_vouches_for_no_user(far: Far) -> None:
     forged = {
         "X-Forwarded-User": "root",
         "X-Forwarded-For": "127.0.0.1",
+        "Forwarded": "for=127.0.0.1;by=unix:",
+        "X-Real-IP": "127.0.0.1",
         "X-Remote-User": "root",
         "X-Client-Cert": "hilltop",
         "hpcqc.peer": "0",
