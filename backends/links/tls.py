@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.links.link import Link, LinkError, LinkFacts, LinkRefused
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cryptography import x509
     from OpenSSL import SSL
 
@@ -153,18 +153,43 @@ def _check_files(link: Link) -> None:
     stated = (("certificate", link.certificate), ("key", link.key), ("authority", link.authority))
     for role, path in stated:
         try:
-            mode = path.stat().st_mode
+            found = path.stat()
             path.open("rb").close()
         except OSError as error:
             raise LinkError(
                 f"link {link.name!r}: {role} = {str(path)!r} cannot be read: {error.strerror}; "
                 "'hpcqc links certificates' makes the files of a federation"
             ) from None
-        if role == "key" and _is_open_to_others(path, mode):
+        if role == "key" and _is_open_to_others(path, found.st_mode):
             raise LinkError(
                 f"link {link.name!r}: other users can read the private key {path}; close it with "
                 f"'chmod 600 {path}'"
             )
+        _check_replaceable(link, role, path, found)
+
+
+def _check_replaceable(link: Link, role: str, path: Path, found: os.stat_result) -> None:
+    """Refuse a file that another user may replace: by an authority of theirs they would get in."""
+    if path.is_char_device():  # a pipe of a shell, or a terminal
+        return
+    if found.st_uid not in (os.geteuid(), 0):
+        raise LinkError(
+            f"link {link.name!r}: {role} {path} belongs to user id {found.st_uid}, who can replace it; "
+            f"copy it to a file of user id {os.geteuid()}"
+        )
+    if stat.S_IMODE(found.st_mode) & 0o022:
+        raise LinkError(
+            f"link {link.name!r}: other users can write the {role} {path}; close it with "
+            f"'chmod go-w {path}'"
+        )
+    for place in (Path(os.path.abspath(path)), Path(os.path.realpath(path))):  # noqa: PTH100
+        for folder in place.parents:
+            mode = stat.S_IMODE(folder.stat().st_mode)
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+                raise LinkError(
+                    f"link {link.name!r}: all users can write the folder {folder} (mode {mode:04o}), "
+                    f"and replace the {role} {path}; close it with 'chmod o-w {folder}'"
+                )
 
 
 def _is_open_to_others(path: Path, mode: int) -> bool:

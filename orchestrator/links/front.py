@@ -299,6 +299,8 @@ class _Client:
                 data = self._tls.recv(_PIECE_BYTES)
             except SSL.WantReadError:
                 self._flush()
+                async with asyncio.timeout(self._limits.unread_s):  # answers of TLS pile up, too
+                    await self._writer.drain()
                 received = await self._reader.read(_PIECE_BYTES)
                 if not received:
                     return
