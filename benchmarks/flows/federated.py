@@ -25,7 +25,7 @@ from flows._federated.circuits import on_qpu
 from flows._federated.models import SiteTraining, initial
 from flows._federated.patients import as_text, generated, parsed
 from flows._federated.processes import local_sites
-from flows.federated_site import SiteWork
+from flows._federated.site import SiteWork
 
 __all__ = ["measure"]
 

@@ -114,7 +114,7 @@ class SiteWork:
 def _weights(stated: Any, size: int) -> NDArray[np.float64]:
     if not isinstance(stated, list) or len(stated) != size:
         raise MaskingError(f"a model has {size} weights")
-    if not all(type(one) in (int, float) and abs(one) <= _LARGEST_WEIGHT for one in stated):
+    if not all(isinstance(one, int | float) and abs(one) <= _LARGEST_WEIGHT for one in stated):
         raise MaskingError(f"weights are numbers up to {_LARGEST_WEIGHT:g}")
     return np.array(stated, dtype=float)
 
