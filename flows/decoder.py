@@ -536,7 +536,7 @@ def _table(rated: Sequence[Standing]) -> dict[str, Any]:
 
 def _summary(experiment: Experiment, first: str, own: str, learned: Learned) -> list[str]:
     lines = [first]
-    if experiment.published:
+    if own != first:
         lines.append(f"Of the decoders that ran here: {own[0].lower()}{own[1:]}")
     lines += [
         (

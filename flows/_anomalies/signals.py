@@ -162,7 +162,7 @@ def _check_labels(
             remedy += (
                 f": move the first column there, whose labels are {' and '.join(sorted(first))}"
             )
-        elif len(counts) <= _FEW_LABELS:
+        elif 2 < len(counts) <= _FEW_LABELS:
             remedy += ": join the others to one label, or leave them out"
         raise InputError(
             f"{path}: the labels in the last column are {shown}{' …' if len(counts) > 6 else ''}{remedy}"
