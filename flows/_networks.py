@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,7 +84,6 @@ def _fitted(
 ) -> tuple[tuple[_Values, _Values], ...]:
     import jax
     import jax.numpy as jnp
-    import optax
 
     rng = np.random.default_rng(training.seed)
     batch = min(training.batch, len(inputs))
@@ -96,32 +96,40 @@ def _fitted(
             )
         ]
     ).reshape(-1, batch)
-    optimizer = optax.adamw(
-        optax.cosine_decay_schedule(training.rate, len(order)), weight_decay=training.decay
-    )
+    fit = _fit(training.loss, training.rate, training.decay, len(order))
+    # On the CPU, also where there is a GPU: such networks are too small for one.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        start = jax.tree.map(jnp.asarray, _initial(inputs.shape[1], targets.shape[1], training))
+        layers = fit(start, *map(jnp.asarray, (order, inputs, targets)))
+        return tuple((np.asarray(w, dtype=float), np.asarray(b, dtype=float)) for w, b in layers)
+
+
+@functools.lru_cache(maxsize=8)
+def _fit(kind: str, rate: float, decay: float, steps: int) -> Any:
+    """Return what trains layers in so many steps, compiled once in a process for each shape."""
+    import jax
+    import optax
+
+    optimizer = optax.adamw(optax.cosine_decay_schedule(rate, steps), weight_decay=decay)
 
     def loss(layers: Any, rows: Any, wanted: Any) -> Any:
         for weights, biases in layers[:-1]:
             rows = jax.nn.relu(rows @ weights + biases)
         outputs = rows @ layers[-1][0] + layers[-1][1]
-        if training.loss == "classes":
+        if kind == "classes":
             return optax.sigmoid_binary_cross_entropy(outputs, wanted).mean()
         return optax.squared_error(outputs, wanted).mean()
 
-    # On the CPU, also where there is a GPU: such networks are too small for one.
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        known, labels = jnp.asarray(inputs), jnp.asarray(targets)
-
+    def run(start: Any, order: Any, known: Any, labels: Any) -> Any:
         def step(state: Any, rows: Any) -> Any:
             layers, memory = state
             slope = jax.grad(loss)(layers, known[rows], labels[rows])
             change, memory = optimizer.update(slope, memory, layers)
             return (optax.apply_updates(layers, change), memory), None
 
-        start = jax.tree.map(jnp.asarray, _initial(inputs.shape[1], targets.shape[1], training))
-        run = jax.jit(lambda state, batches: jax.lax.scan(step, state, batches))
-        (layers, _), _ = run((start, optimizer.init(start)), jnp.asarray(order))
-        return tuple((np.asarray(w, dtype=float), np.asarray(b, dtype=float)) for w, b in layers)
+        return jax.lax.scan(step, (start, optimizer.init(start)), order)[0][0]
+
+    return jax.jit(run)
 
 
 def _initial(inputs: int, outputs: int, training: Training) -> Sequence[tuple[_Values, _Values]]:

@@ -136,19 +136,12 @@ def learnt(
     apply: Callable[..., Any],
 ) -> list[Judgement]:
     """Return what networks and linear models judge; ``apply`` is `map`, or spreads over workers."""
-    items = [
-        (name, number, seed)
-        for number in settings.numbers
-        for name in (_NETWORK, _LINEAR)
-        for seed in range(settings.networks if name == _NETWORK else 1)
-    ]
+    # All networks of one shape at one worker, which compiles their training once.
+    items = [(name, number) for number in settings.numbers for name in (_NETWORK, _LINEAR)]
     found = apply(partial(_trained, states, measured, settings), items)
-    by_way: dict[tuple[str, int], list[NDArray[np.bool_]]] = {}
-    for (name, number, _), rights in zip(items, found, strict=True):
-        by_way.setdefault((name, number), []).append(rights)
     return [
-        Judgement(name=name, settings=number, rights=np.array(rights))
-        for (name, number), rights in by_way.items()
+        Judgement(name=name, settings=number, rights=rights)
+        for (name, number), rights in zip(items, found, strict=True)
     ]
 
 
@@ -156,17 +149,18 @@ def _trained(
     states: RandomStates,
     measured: SettingCounts,
     settings: JudgingSettings,
-    item: tuple[str, int, int],
+    item: tuple[str, int],
 ) -> NDArray[np.bool_]:
-    name, number, seed = item
-    hidden = (64, 64) if name == _NETWORK else ()
-    training = Training(
-        hidden=hidden, epochs=10, batch=512, rate=5e-3, decay=1e-2, seed=settings.seed + seed
-    )
+    name, number = item
+    hidden, seeds = ((64, 64), settings.networks) if name == _NETWORK else ((), 1)
     seen = _seen(measured, settings, number)
     labels, first = states.is_entangled, settings.training
-    scores = network_scores(_part(seen, 0, first), labels[:first], _part(seen, first), training)
-    return np.asarray((scores > 0) == labels[first:])
+    rights = []
+    for seed in range(settings.seed, settings.seed + seeds):
+        training = Training(hidden=hidden, epochs=10, batch=512, rate=5e-3, decay=1e-2, seed=seed)
+        scores = network_scores(_part(seen, 0, first), labels[:first], _part(seen, first), training)
+        rights.append((scores > 0) == labels[first:])
+    return np.array(rights)
 
 
 def _seen(measured: SettingCounts, settings: JudgingSettings, number: int) -> SettingCounts:

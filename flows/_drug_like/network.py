@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,7 +65,6 @@ def refitted(
     """Return a network that was trained further on some spellings."""
     import jax
     import jax.numpy as jnp
-    import optax
 
     rng = np.random.default_rng(seed)
     end = speller.tokens
@@ -76,10 +76,27 @@ def refitted(
     order = np.concatenate(
         [np.resize(rng.permutation(len(wanted)), (batches, _BATCH)) for _ in range(epochs)]
     )
-    optimizer = optax.adam(optax.cosine_decay_schedule(rate, len(order)))
+    # Up to whole batches, so that calls with about as many spellings share what was compiled.
+    unused = ((0, batches * _BATCH - len(wanted)), (0, 0))
+    data = (wanted, codes.astype(np.float32), counts)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        given = [jnp.asarray(np.pad(one, unused)) for one in data]
+        begin = {name: jnp.asarray(value) for name, value in speller.weights.items()}
+        weights = _training(end, rate, len(order))(begin, jnp.asarray(order), *given)
+        learned = {name: np.asarray(value) for name, value in weights.items()}
+    return Speller(weights=learned, tokens=speller.tokens, longest=speller.longest)
 
-    def loss(weights: Any, rows: Any) -> Any:
-        known, told = jnp.asarray(wanted)[rows], jnp.asarray(codes, jnp.float32)[rows]
+
+@functools.lru_cache(maxsize=8)
+def _training(end: int, rate: float, steps: int) -> Any:
+    """Return what trains weights in so many steps, compiled once in a process for data of one shape."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
+
+    def loss(weights: Any, known: Any, told: Any, counts: Any) -> Any:
         before = jnp.pad(known, ((0, 0), (1, 0)), constant_values=end)[:, :-1]
 
         def step(state: Any, token: Any) -> Any:
@@ -88,21 +105,18 @@ def refitted(
 
         _, logits = jax.lax.scan(step, jnp.zeros((_BATCH, _HIDDEN)), before.T)
         missed = optax.softmax_cross_entropy_with_integer_labels(logits, known.T)
-        counted = jnp.asarray(counts)[rows].T
-        return (missed * counted).sum() / counted.sum()
+        return (missed * counts.T).sum() / counts.sum()
 
-    def learn(carried: Any, rows: Any) -> Any:
-        weights, memory = carried
-        slope = jax.grad(loss)(weights, rows)
-        change, memory = optimizer.update(slope, memory, weights)
-        return (optax.apply_updates(weights, change), memory), None
+    def run(begin: Any, order: Any, wanted: Any, codes: Any, counts: Any) -> Any:
+        def learn(carried: Any, rows: Any) -> Any:
+            weights, memory = carried
+            slope = jax.grad(loss)(weights, wanted[rows], codes[rows], counts[rows])
+            change, memory = optimizer.update(slope, memory, weights)
+            return (optax.apply_updates(weights, change), memory), None
 
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        begin = {name: jnp.asarray(value) for name, value in speller.weights.items()}
-        run = jax.jit(lambda carried, rows: jax.lax.scan(learn, carried, rows)[0])
-        weights, _ = run((begin, optimizer.init(begin)), jnp.asarray(order))
-        learned = {name: np.asarray(value) for name, value in weights.items()}
-    return Speller(weights=learned, tokens=speller.tokens, longest=speller.longest)
+        return jax.lax.scan(learn, (begin, optimizer.init(begin)), order)[0][0]
+
+    return jax.jit(run)
 
 
 def sampled(speller: Speller, codes: _Codes, seed: int) -> NDArray[np.int64]:
