@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from backends.api import Backend
     from backends.site_access import TokenSource
 
-__all__ = ["IbmFactory", "OfflineOptions", "ServiceOptions", "create"]
+__all__ = ["SESSION_ID", "IbmFactory", "OfflineOptions", "ServiceOptions", "create"]
 
 _NAME = "ibm"
 _OFFLINE = "fake_"
@@ -27,11 +28,13 @@ _SERVICE_OPTIONS = (
     "iam_url",
     "instance",
     "profile",
+    "session",
     "session_s",
     "time_scale",
     "token",
     "url",
 )
+SESSION_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
 _IAM_URL = "https://iam.cloud.ibm.com"
 
 
@@ -51,6 +54,7 @@ class ServiceOptions:
     instance's region. iam_url: of the identity service. profile: device profile with times and
     prices, which the service does not state. session_s: longest that a dedicated session lasts, in
     which the tasks of a lease run; None opens none. batch_s: the same of a batch, for other tasks.
+    session: one of IBM's that somebody else opened and closes; all tasks run in it, None for none.
     concurrent_tasks: most jobs in the service's queue.
     """
 
@@ -62,6 +66,7 @@ class ServiceOptions:
     profile: str | None = None
     session_s: int | None = None
     batch_s: int | None = None
+    session: str | None = None
     concurrent_tasks: int = 3
     time_scale: float = 1.0
 
@@ -80,7 +85,7 @@ class IbmFactory:
         imports=("qiskit_ibm_runtime.executor_sampler", "qiskit_aer", "pydantic", "httpx"),
     )
     neutral_options: ClassVar[frozenset[str]] = frozenset(
-        {"batch_s", "concurrent_tasks", "session_s", "time_scale", "token"}
+        {"batch_s", "concurrent_tasks", "session", "session_s", "time_scale", "token"}
     )
 
     def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> Backend:
@@ -138,6 +143,17 @@ def _parse_service(device: str, options: Mapping[str, Any]) -> ServiceOptions:
         value = options.get(name)
         if value is not None and not (type(value) is int and value >= 1):
             raise PluginUnusable(f"option {name} = {value!r}; give a whole number ≥ 1")
+    session = options.get("session")
+    if session is not None and not (isinstance(session, str) and SESSION_ID.fullmatch(session)):
+        raise PluginUnusable(
+            f"option session = {session!r:.100}; give the id of an open session of IBM's, of letters, "
+            "digits, - and _"
+        )
+    opens = [name for name in ("session_s", "batch_s") if options.get(name) is not None]
+    if session is not None and opens:
+        raise PluginUnusable(
+            f"option session = {session!r} has all tasks run in that one; leave out {', '.join(opens)}"
+        )
     profile = options.get("profile")
     if profile is not None and not (isinstance(profile, str) and profile):
         raise PluginUnusable(f"option profile = {profile!r}; give a profile's name or a path")
@@ -151,6 +167,7 @@ def _parse_service(device: str, options: Mapping[str, Any]) -> ServiceOptions:
         profile=profile,
         session_s=options.get("session_s"),
         batch_s=options.get("batch_s"),
+        session=session,
         concurrent_tasks=options.get("concurrent_tasks", 3),
         time_scale=scale,
     )

@@ -6,22 +6,19 @@ import contextlib
 import json
 import math
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from backends.api import QpuUnavailable, SessionId
+from backends.api import AccessDenied, QpuUnavailable, SessionId
 from backends.durable import replace_durably
-from backends.ibm.factory import ServiceOptions
+from backends.ibm.factory import SESSION_ID, ServiceOptions
 from backends.ibm.service import IbmService, Refused
 from backends.sessions import Sessions
 
 __all__ = ["ServiceSessions"]
-
-_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +79,14 @@ class ServiceSessions:
 
         Raises what `IbmService.submitting` raises, and ``UnknownSession``.
         """
+        given = self._options.session
+        if given is not None:
+            if self._accepts_jobs(given):
+                return given
+            raise AccessDenied(
+                f"session {given!r} of IBM's takes no jobs any more, and nothing was started; give "
+                "one that is open, such as that of another Slurm job, or leave out the option"
+            )
         lease, until_s = self._leases.get(session, ("", math.inf))
         dedicated = bool(lease) and self._options.session_s is not None
         longest_s = self._options.session_s if dedicated else self._options.batch_s
@@ -127,7 +132,7 @@ class ServiceSessions:
             mode,
         )
         made = answer.get("id") if isinstance(answer, dict) else None
-        if not isinstance(made, str) or not _ID.fullmatch(made):
+        if not isinstance(made, str) or not SESSION_ID.fullmatch(made):
             raise QpuUnavailable(f"the service opened a session and calls it {made!r:.100}")
         return made
 

@@ -22,6 +22,8 @@ from backends.api import (
 )
 from backends.lowering import NativeCompiler
 from backends.payloads import SamplerPayload
+from orchestrator.config.loading import load_site
+from orchestrator.config.secrets import resolve_secrets
 from tests.answering import Raw, answering
 from tests.errors import naming
 from tests.patience import PATIENCE_S, until
@@ -266,6 +268,51 @@ def test_tasks_of_a_lease_run_in_a_session_of_ibms_and_others_alone(with_session
     made.release(leased)
     assert not at_ibm(made, task)["accepting_jobs"]
     assert until(lambda: made.status(task) is TaskState.COMPLETED)
+
+
+@pytest.mark.parametrize(
+    ("type_", "variables"),
+    [
+        ("ibm-quantum-compute-service", "QRMI_IBM_QCS"),
+        ("qiskit-runtime-service", "QRMI_IBM_QRS"),
+    ],
+)
+def test_what_qrmis_plugin_acquired_for_a_job_is_used_and_left_open(
+    with_sessions, site, tmp_path, monkeypatch, type_, variables
+) -> None:
+    theirs = with_sessions()
+    first = theirs.start(theirs.acquire_lease(type_, 60.0), payload(theirs), f"first-{type_}")
+    session = at_ibm(theirs, first)["id"]
+    stated = {
+        f"{variables}_ENDPOINT": site.options["url"],
+        f"{variables}_IAM_ENDPOINT": site.options["iam_url"],
+        f"{variables}_SERVICE_CRN": site.options["instance"],
+        f"{variables}_IAM_APIKEY": theirs._service._tokens.get(),  # the key itself, when rehearsed
+        "QRMI_JOB_ACQUISITION_TOKEN": session,
+    }
+    monkeypatch.setenv("QRMI_JOB_QPU_RESOURCES", "ibm_fez")
+    monkeypatch.setenv("QRMI_JOB_QPU_TYPES", type_)
+    for name, value in stated.items():
+        monkeypatch.setenv(f"ibm_fez_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    qpu = load_site(None).qpu("ibm_fez")
+
+    def of_the_job():
+        return registry.create("ibm", resolve_secrets(qpu.options), state_dir=tmp_path / "job")
+
+    assert qpu.backend == "ibm"
+    ours = of_the_job()
+    opened = ours.acquire()
+    task = ours.start(opened, payload(ours), f"in-theirs-{type_}")
+    assert at_ibm(ours, task)["id"] == session
+    ours.release(opened)
+    ours.close()
+    assert at_ibm(theirs, task)["accepting_jobs"], "who opened it closes it"
+    theirs._service.asking(theirs._service.client.close_session, session)
+    late = of_the_job()
+    with pytest.raises(AccessDenied, match=session):
+        late.start(late.acquire(), payload(late), f"late-{type_}")
+    late.close()
 
 
 def test_tasks_outside_leases_run_in_a_batch_if_asked_for(with_sessions) -> None:
