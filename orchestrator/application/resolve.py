@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.application.jobs import has_ledger, job_of, ledger_path
+from orchestrator.application.qpus import target_from_settings
 from orchestrator.application.service import open_service
 from orchestrator.arguments import expect
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
-from orchestrator.identity import SERVICE_SCOPE, JobId, is_scope_of
+from orchestrator.identity import SERVICE_SCOPE, is_scope_of
 
 if TYPE_CHECKING:
+    from backends.metering import Metering
     from orchestrator.broker.core.events import Verdict
     from orchestrator.broker.core.metered import Metered
     from orchestrator.broker.core.views import JobView
 
 __all__ = ["resolve_job"]
+
+_log = logging.getLogger(__name__)
 
 _VERDICTS: tuple[Verdict, ...] = ("failed", "not-started")
 
@@ -42,7 +47,7 @@ def resolve_job(
         reason: For the ledger.
         used_s: QPU-seconds that the site's meter has for these tasks together; with ``failed`` alone.
         charged: What the site bills for them, in the QPU's unit; None for what the QPU's metering
-            makes of ``used_s``, which a service knows, and the ledger of a run does not.
+            makes of ``used_s``, as the service, or the site file, has it.
         site: Path of a site file; None for the one that the usual lookup finds.
 
     Returns:
@@ -72,7 +77,7 @@ def resolve_job(
         if known is not None:
             view, scope = known
             try:
-                return _settled(found, scope, view.id, stated, reason, metered)
+                return _settled(found, scope, view, stated, reason, metered)
             except MeteredRefused as error:
                 raise ConfigError(str(error)) from None
     with closing(open_service(site=site)) as service:
@@ -102,7 +107,7 @@ def _in_run(site: Site, job: str) -> tuple[JobView, str] | None:
 
 
 def _settled(
-    site: Site, scope: str, job: JobId, verdict: Verdict, reason: str, metered: Metered
+    site: Site, scope: str, job: JobView, verdict: Verdict, reason: str, metered: Metered
 ) -> JobView:
     from backends.api import Backend, QpuUnavailable
     from orchestrator.broker.runtime.embedded import EmbeddedBroker
@@ -110,6 +115,8 @@ def _settled(
     def unopened(qpu: str) -> Backend:
         raise QpuUnavailable(f"QPU {qpu!r} is not asked")
 
+    needed = metered.used_s and metered.charged is None
+    metering = _metering(site, job.qpu) if needed else None
     broker = EmbeddedBroker(
         run=scope,
         state_dir=site.state_dir,
@@ -117,6 +124,20 @@ def _settled(
         qpus={name: qpu.model_copy(update={"slurm": None}) for name, qpu in site.qpus.items()},
     )
     try:
-        return broker.open(follows=False).resolve(job, verdict, reason, metered)
+        return broker.open(follows=False).resolve(job.id, verdict, reason, metered, metering)
     finally:
         broker.close()
+
+
+def _metering(site: Site, qpu: str) -> Metering | None:
+    """Return how a QPU charges, as the site file's QPU of that name is described; None if it is not."""
+    from backends.api import BackendError
+
+    settings = site.qpus.get(qpu)
+    if settings is None:
+        return None
+    try:
+        return target_from_settings(settings).metering
+    except (BackendError, ValueError) as error:  # of its options or its secrets
+        _log.debug("how QPU %s charges is not known: %s", qpu, error)
+        return None

@@ -11,7 +11,6 @@ from backends.metering import Charge, Metering
 from orchestrator.broker.core.events import JobSubmitted, Verdict
 from orchestrator.broker.core.prediction import load_of, predicted_charge
 from orchestrator.broker.core.records import TaskRecord
-from orchestrator.broker.core.rules import QpuRules
 from orchestrator.identity import JobId
 
 __all__ = ["NOTHING_METERED", "Metered", "MeteredRefused", "metered_usages"]
@@ -58,19 +57,19 @@ def metered_usages(
     metered: Metered,
     tasks: Sequence[TaskRecord],
     jobs: Mapping[JobId, JobSubmitted],
-    rules: QpuRules | None,
+    metering: Metering | None,
 ) -> list[Usage]:
     """Return the usage of each task of a QPU; they divide what was metered by their shots.
 
-    Without rules, where the QPU is not open, its metering is not known: what is charged must be
-    stated, and the unit is that of the plans. Raises `MeteredRefused` if that is not so.
+    Without the QPU's metering, what is charged must be stated, and the unit is that of the plans.
+    Raises `MeteredRefused` if that is not so.
     """
     if metered.is_empty:
         return [Usage()] * len(tasks)
-    if metered.charged is None and rules is None:
+    if metered.charged is None and metering is None:
         raise MeteredRefused(
-            f"used_s = {metered.used_s:g}; the QPU is not open here, so how it is charged is not known: "
-            "give what the site billed, too, as charged, or 0"
+            f"used_s = {metered.used_s:g}; nothing here describes the QPU, so how it is charged is not "
+            "known: give what the site billed, too, as charged, or 0"
         )
     loads = [
         load_of(task.planned.parts, {part.job: jobs[part.job] for part in task.planned.parts})
@@ -82,11 +81,11 @@ def metered_usages(
         share = weight / sum(weights)
         seconds = metered.used_s * share
         if metered.charged is not None:
-            unit = task.planned.unit if rules is None else rules.metering.unit
+            unit = task.planned.unit if metering is None else metering.unit
             charge = Charge(amount=metered.charged * share, unit=unit or Metering().unit)
         else:
-            assert rules is not None
-            charge = predicted_charge(load, rules.metering, seconds)
+            assert metering is not None
+            charge = predicted_charge(load, metering, seconds)
         charges = (charge,) if charge.amount else ()
         usages.append(Usage(qpu_seconds=seconds, tasks=1, charges=charges))
     return usages

@@ -15,6 +15,7 @@ from typing import IO, Any, TypeVar
 from backends import registry
 from backends.api import Backend, CalibrationChanged, PayloadRejected, QpuUnavailable, Target
 from backends.fidelity import device_errors, device_fidelity
+from backends.metering import Metering
 from backends.payloads.paradigms import paradigms
 from orchestrator.broker.client.protocol import DataRefused
 from orchestrator.broker.client.status import (
@@ -592,13 +593,14 @@ class Broker:
         by: str,
         reason: str,
         metered: Metered = NOTHING_METERED,
+        metering: Metering | None = None,
     ) -> JobView:
         """Settle the uncertain tasks of a job by an operator's word. Raises `NotUncertain`.
 
         Open tasks on a QPU that the site has no longer count as uncertain: nobody looks for them.
 
         metered: what the site's meter says of these tasks together. Raises `MeteredRefused` for a
-        verdict other than failed.
+        verdict other than failed. metering: of a QPU that is not open here, if it is known.
         """
         metered.check(verdict)
         seen = await self.view(job)
@@ -614,7 +616,8 @@ class Broker:
         tasks = [state.tasks[tag] for tag in uncertain]
         jobs = {one: state.jobs[one].submitted for task in tasks for one in task.jobs}
         rules = state.rules.get(tasks[0].planned.qpu)
-        usages = metered_usages(metered, tasks, jobs, rules)
+        metering = metering if rules is None else rules.metering
+        usages = metered_usages(metered, tasks, jobs, metering)
         for tag, usage in zip(uncertain, usages, strict=True):
             event = ev.TaskResolved(tag=tag, verdict=verdict, by=by, reason=reason, usage=usage)
             await self.events.post(event)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar, runtime_checkable
 
 from backends.api import Backend, QpuUnavailable, Target, TaskCancelled
+from backends.metering import Metering
 from backends.payloads import Payload
 from orchestrator.broker.client.protocol import job_error
 from orchestrator.broker.client.status import JobUnknown, unreachable
@@ -219,9 +220,10 @@ class EmbeddedBroker:
         verdict: ev.Verdict,
         reason: str,
         metered: Metered = NOTHING_METERED,
+        metering: Metering | None = None,
     ) -> JobView:
         """See `Broker.resolve`."""
-        return self._on_loop(self._running.resolve(job, verdict, "user", reason, metered))
+        return self._on_loop(self._running.resolve(job, verdict, "user", reason, metered, metering))
 
     def reserved(self, qpu: str) -> tuple[Window, ...]:
         """Return the maintenance of a QPU that Slurm has reserved, as it was read last."""
