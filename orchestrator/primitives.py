@@ -195,7 +195,8 @@ def _prepare_sampler(
         values = _columns(pub.values, transpiled.columns)
         pubs.append(replace(pub, circuit=transpiled.circuit, values=values))
     prepared = SamplerPayload(pubs=tuple(pubs))
-    check_pubs(prepared, qpu.target, numbers)
+    written = [pub.circuit.circuit for pub in payload.pubs]
+    check_pubs(prepared, qpu.target, numbers, written=written)
     return prepared
 
 

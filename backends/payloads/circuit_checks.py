@@ -28,13 +28,15 @@ def check_pubs(
     numbers: Sequence[int] | None = None,
     *,
     unmeasured: bool = False,
+    written: Sequence[QuantumCircuit] | None = None,
 ) -> None:
     """Raise `PayloadRejected` for a circuit that can never run on the target.
 
     That is: too wide, gates that are not native or pairs that are not coupled where the site
     does not transpile, measurement in the middle where the device has none, delays whose
     length the device does not know, and, where it must be unmeasured, measurement.
-    numbers: what the user calls the PUBs, where this is not their order here.
+    numbers: what the user calls the PUBs, where this is not their order here. written: the circuits
+    before transpilation, whose gates the user knows.
     """
     seen: set[int] = set()
     circuits = [pub.circuit.circuit for pub in payload.pubs]
@@ -49,7 +51,9 @@ def check_pubs(
             if unmeasured:
                 check_unmeasured(circuit)
             if not target.mid_circuit_measurement:
-                _check_final_measurement(circuit, target)
+                _check_final_measurement(
+                    circuit, target, None if written is None else written[index]
+                )
             if target.native_gates is not None:
                 check_for_device(circuit, target.name)
             if not target.site_transpiles:
@@ -96,12 +100,16 @@ def check_unmeasured(circuit: QuantumCircuit) -> None:
         )
 
 
-def _check_final_measurement(circuit: QuantumCircuit, target: Target) -> None:
+def _check_final_measurement(
+    circuit: QuantumCircuit, target: Target, written: QuantumCircuit | None = None
+) -> None:
     measured: set[int] = set()
     for name, qubits in _steps(circuit):
         if name in ("barrier", "delay"):
             continue
         if name in _CLASSICAL or measured.intersection(qubits):
+            if written is not None:
+                _check_final_measurement(written, target)
             raise PayloadRejected(
                 f"{name!r} comes after a measurement or depends on one; {target.name} measures "
                 "once, at the end; move all measurements to the end"

@@ -78,3 +78,13 @@ def test_a_payload_that_is_sent_as_it_is_is_refused_by_the_qpus_name(
     with pytest.raises(PayloadRejected, match=rf"^QPU '{QPU}': .*{DEVICE} has 2") as caught:
         opened(num_qubits=2).run(payload)
     assert str(caught.value).count(QPU) == 1
+
+
+def test_a_gate_after_a_measurement_is_named_as_it_was_written(opened: Callable[..., Any]) -> None:
+    made = QuantumCircuit(1, 2)
+    made.measure(0, 0)
+    made.ry(0.3, 0)
+    made.measure(0, 1)
+    qpu = opened(native_gates=["rz", "sx", "x", "cz"])
+    with pytest.raises(PayloadRejected, match=r"'ry' comes after a measurement"):
+        Sampler(qpu).run([made])
