@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NewType, Protocol, runtime_checkable
 
 from backends.analog.device import RydbergDevice
+from backends.coupling_class import CouplingClass
 from backends.errors import (
     AccessDenied,
     BackendError,
@@ -160,6 +161,10 @@ class Target:
     durable: a new backend instance with the same options still knows all its task ids.
     clock_scale: seconds that pass for each QPU-second of ``timing``: 1 for a device, other values
     for a simulated one, 0 for one whose tasks end at once.
+    coupling_class: how soon a program has an answer and may ask again. ``batch``: each task waits in a
+    queue that others fill, for minutes to days; ``interactive``: a run can hold the QPU, and tasks
+    follow each other within seconds; ``realtime``: answers come within microseconds, while qubits
+    live. None if it is not known; a site file may state it.
     rydberg: limits of a device of neutral atoms, which takes analog sequences; else None.
     native: the vendor's or Qiskit's own description, for its transpiler.
     sources: where values are from, by dotted name (``"timing.init_s"``), for people.
@@ -187,6 +192,7 @@ class Target:
     quality_windows: tuple[QualityWindow, ...] = ()
     credential_lifetime_s: float | None = None
     clock_scale: float = 1.0
+    coupling_class: CouplingClass | None = None
     rydberg: RydbergDevice | None = None
     native: Any = field(default=None, compare=False, repr=False)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from backends.api import Backend, Target
 from backends.child.environment import Environment
+from backends.coupling_class import CouplingClass
 from backends.plugins import PluginUnusable, UnknownPlugin, installed, load, unknown
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "BackendFactory",
     "BackendPackages",
     "available",
+    "coupling_class",
     "create",
     "describe",
     "is_ideal",
@@ -70,6 +72,8 @@ class BackendFactory(Protocol):
     ``over_wire(options)``: whether there is a device or a server behind these options, which may
     not answer, or may refuse the credentials; no without it.
 
+    ``coupling_class(options)``: that of its target, told before a device that states the rest is asked.
+
     ``is_ideal(options)``: whether what it returns has no errors, which no target states.
 
     ``neutral_options``: a set of names of options that change when a result comes, not what it
@@ -115,16 +119,30 @@ def describe(
         if environment is None:
             raise
         factory = None  # what it imports is in its environment alone
-    own = getattr(factory, "describe", None)
-    if own is not None:
-        target: Target | None = own(options)
-        if target is not None:
-            return target
+    target = _told(factory, options)
+    if target is not None:
+        return target
     with (
         tempfile.TemporaryDirectory() as scratch,
         closing(create(name, options, state_dir=Path(scratch), environment=environment)) as backend,
     ):
         return backend.target()
+
+
+def _told(factory: BackendFactory | None, options: Mapping[str, Any]) -> Target | None:
+    own = getattr(factory, "describe", None)
+    return None if own is None else own(options)
+
+
+def coupling_class(name: str, options: Mapping[str, Any]) -> CouplingClass | None:
+    """Return the coupling class of a QPU that is not asked, None if only its target states it."""
+    factory = _factory(name)
+    own = getattr(factory, "coupling_class", None)
+    if own is not None:
+        stated: CouplingClass = own(options)
+        return stated
+    target = _told(factory, options)
+    return None if target is None else target.coupling_class
 
 
 def is_over_wire(name: str, options: Mapping[str, Any]) -> bool:

@@ -193,7 +193,7 @@ def quantum(
         qpu: pins a QPU of the site by name; ``"any"`` lets the broker choose one; None is the run's
             choice, or the site's default.
         needs: what the QPU must have, as `QpuNeeds` or its fields: ``qubits``, ``paradigm``,
-            ``max_error``, ``jurisdiction``, ``labels``. The broker then chooses among the QPUs of
+            ``max_error``, ``coupling_class``, ``jurisdiction``, ``labels``. The broker then chooses among the QPUs of
             the site, unless one is named for the stage or the run, which must meet them.
         labels: of the data that the stage sends; a QPU that does not accept them never gets it.
         failover: QPU, such as a simulator, for what is left of the stage's jobs if their own QPU fails or

@@ -34,7 +34,12 @@ def device_target(options: AerOptions) -> tuple[Target, Profile | None]:
     kinds = {"exact": _EXACT, "sampled": _SAMPLED}
     if options.profile is not None:
         profile = load_profile(options.profile)
-        target = replace(profile.target(), durable=True, clock_scale=options.time_scale)
+        target = replace(
+            profile.target(),
+            durable=True,
+            clock_scale=options.time_scale,
+            coupling_class="interactive",
+        )
         if options.precision is not None:
             target = replace(target, payload_kinds=kinds[options.precision])
         return target, profile
@@ -44,6 +49,7 @@ def device_target(options: AerOptions) -> tuple[Target, Profile | None]:
         payload_kinds=kinds[options.precision or "exact"],
         max_concurrent_tasks=None,
         durable=True,
+        coupling_class="interactive",
         calibration=_IDEAL,
         metering=Metering(),
     )

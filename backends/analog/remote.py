@@ -27,6 +27,7 @@ from backends.api import (
     TaskState,
     Usage,
 )
+from backends.coupling_class import CouplingClass
 from backends.latest import LatestTasks
 from backends.metering import Metering
 from backends.payloads import AnalogCounts, AnalogItem, AnalogPayload, Payload
@@ -65,11 +66,13 @@ class SiteJob:
 class AnalogSite(Protocol):
     """What a vendor's protocol is asked. Calls raise only ``BackendError``.
 
-    prefix: before the ids of tasks. can_find: whether `find` is authoritative.
+    prefix: before the ids of tasks. can_find: whether `find` is authoritative. coupling_class: of the
+    target.
     """
 
     prefix: str
     can_find: bool
+    coupling_class: CouplingClass
 
     @property
     def heard(self) -> Heard:
@@ -105,7 +108,9 @@ class AnalogSite(Protocol):
         ...
 
 
-def analog_target(device: RydbergDevice, *, can_find: bool, clock_scale: float) -> Target:
+def analog_target(
+    device: RydbergDevice, *, can_find: bool, clock_scale: float, coupling_class: CouplingClass
+) -> Target:
     """Return the target of a device behind a server, which states no date of its calibration."""
     digest = hashlib.sha256(device.specification.encode()).hexdigest()[:12]
     return Target(
@@ -117,6 +122,7 @@ def analog_target(device: RydbergDevice, *, can_find: bool, clock_scale: float) 
         max_circuits=1,
         max_concurrent_tasks=None,
         can_find=can_find,
+        coupling_class=coupling_class,
         durable=True,
         calibration=Calibration(id=f"{device.name}-{digest}", taken_at=datetime.now(UTC)),
         metering=Metering(),
@@ -281,7 +287,12 @@ class RemoteAnalogBackend:
         return known if known is not None and known.rydberg == device else self._described(device)
 
     def _described(self, device: RydbergDevice) -> Target:
-        return analog_target(device, can_find=self._site.can_find, clock_scale=self._clock_scale)
+        return analog_target(
+            device,
+            can_find=self._site.can_find,
+            clock_scale=self._clock_scale,
+            coupling_class=self._site.coupling_class,
+        )
 
     def _started(self, payload: Payload, tag: str) -> QpuTaskId:
         can_find = self._site.can_find

@@ -112,6 +112,7 @@ class CloudAnnealer:
             "payload_kinds": ["annealing"],
             "site_transpiles": True,
             "mid_circuit_measurement": False,
+            "coupling_class": "batch",
             "max_shots": solver.most_reads,
             "max_circuits": 1,
             "max_concurrent_tasks": None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from backends.coupling_class import CouplingClass
 from backends.plugins import PluginUnusable
 from backends.registry import BackendPackages
 from backends.stated_options import check_names
@@ -69,6 +70,10 @@ class AnnealingFactory:
     def over_wire(self, options: Mapping[str, Any]) -> bool:
         """Return whether it is a solver of D-Wave's cloud."""
         return options.get("solver") is not None
+
+    def coupling_class(self, options: Mapping[str, Any]) -> CouplingClass:
+        """Return the coupling class: tasks wait in the queue of a cloud."""
+        return "batch" if self.over_wire(options) else "interactive"
 
     def simulated(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of the simulator that stands in for any annealer."""

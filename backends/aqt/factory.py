@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from backends.coupling_class import CouplingClass
 from backends.plugins import PluginUnusable
 from backends.registry import BackendPackages
 from backends.stated_options import check_names, clock_scale
@@ -132,6 +133,10 @@ class AqtFactory:
         """Return whether it is a server, and not a simulator."""
         return "offline" not in options
 
+    def coupling_class(self, options: Mapping[str, Any]) -> CouplingClass:
+        """Return the coupling class: direct access, at one's own site, has no queue of others."""
+        return "batch" if options.get("workspace") is not None else "interactive"
+
     def device(self, options: Mapping[str, Any], *, state_dir: Path) -> FlatDevice | None:
         """Open the simulator that the option ``offline`` names; None without that option."""
         del state_dir  # a simulator remembers nothing
@@ -194,4 +199,5 @@ def as_spoken(target: Target, options: AqtOptions) -> Target:
         can_find=False,
         durable=True,
         clock_scale=float(options.time_scale),
+        coupling_class="interactive" if options.workspace is None else "batch",
     )

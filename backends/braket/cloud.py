@@ -294,6 +294,7 @@ class BraketCloud:
             # The service compiles for the device.
             "native_gates": [ours for ours, theirs in GATES.items() if theirs.lower() in offered],
             "mid_circuit_measurement": False,
+            "coupling_class": "batch",
             "max_shots": int(stated["service"]["shotsRange"][1]),
             "max_circuits": 1,
             "max_concurrent_tasks": self._options.concurrent_tasks,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from backends.coupling_class import CouplingClass
 from backends.plugins import PluginUnusable
 from backends.registry import BackendPackages
 from backends.stated_options import check_names
@@ -75,6 +76,10 @@ class BraketFactory:
     def over_wire(self, options: Mapping[str, Any]) -> bool:
         """Return whether it is a device of the service."""
         return "arn" in options
+
+    def coupling_class(self, options: Mapping[str, Any]) -> CouplingClass:
+        """Return the coupling class: tasks wait in the queue of a cloud."""
+        return "batch" if self.over_wire(options) else "interactive"
 
     def is_ideal(self, options: Mapping[str, Any]) -> bool:
         """Return whether it is a simulator on this machine, none of which is given errors."""

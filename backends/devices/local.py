@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 _ENDED_TASKS = 1000
+# Nobody else works in this process.
+_OURS = {"coupling_class": "interactive"}
 
 _JobT = TypeVar("_JobT")
 _ResultT = TypeVar("_ResultT")
@@ -252,7 +254,7 @@ class LocalDevice(LocalTasks[FlatJob, FlatResult]):
 
     def target(self) -> Mapping[str, Any]:
         """See ``FlatDevice.target``."""
-        return {**self._sampler.target(), "max_concurrent_tasks": self._most}
+        return {**_OURS, **self._sampler.target(), "max_concurrent_tasks": self._most}
 
     def _run(self, job: FlatJob, stopping: Stopping) -> FlatResult:
         started = time.monotonic()
@@ -282,7 +284,7 @@ class LocalPayloadDevice(LocalTasks[PlainPayload, PlainResult]):
 
     def target(self) -> Mapping[str, Any]:
         """See ``PayloadDevice.target``."""
-        return {**self._runner.target(), "max_concurrent_tasks": self._most}
+        return {**_OURS, **self._runner.target(), "max_concurrent_tasks": self._most}
 
     def _run(self, payload: PlainPayload, stopping: Stopping) -> PlainResult:
         stopping.check()

@@ -66,6 +66,7 @@ def script_target(**changes: Any) -> Target:
         num_qubits=10,
         payload_kinds=frozenset({"sampler", "estimator"}),
         mid_circuit_measurement=False,
+        coupling_class="interactive",
         calibration=Calibration(id="fake-0", taken_at=datetime(2026, 1, 1, tzinfo=UTC)),
         metering=Metering(),
     )
@@ -75,6 +76,7 @@ def script_target(**changes: Any) -> Target:
 _TARGET_KEYS = (
     "coalesces",
     "coupling",
+    "coupling_class",
     "can_find",
     "credential_lifetime_s",
     "max_circuits",

@@ -318,6 +318,7 @@ class IbmBackend:
             uniform_shots=True,
             durable=True,
             clock_scale=self._options.time_scale,
+            coupling_class="batch",
         )
         return device, self._with_profile(target)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from backends.coupling_class import CouplingClass
 from backends.plugins import PluginUnusable
 from backends.registry import BackendPackages
 from backends.stated_options import check_names, clock_scale
@@ -116,6 +117,10 @@ class IbmFactory:
     def over_wire(self, options: Mapping[str, Any]) -> bool:
         """Return whether it is a device of the service, and not a fake one."""
         return not str(options.get("device")).startswith(_OFFLINE)
+
+    def coupling_class(self, options: Mapping[str, Any]) -> CouplingClass:
+        """Return the coupling class: tasks wait in the queue of a cloud."""
+        return "batch" if self.over_wire(options) else "interactive"
 
 
 create = IbmFactory()

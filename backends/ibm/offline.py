@@ -40,6 +40,7 @@ def open_offline(options: OfflineOptions) -> OfflineIbmBackend:
         calibration_of(device.name, device.properties().last_update_date),
         max_shots=getattr(configuration, "max_shots", None),
         max_circuits=getattr(configuration, "max_experiments", None),
+        coupling_class="interactive",
     )
     return OfflineIbmBackend(device, target, noise=options.noise)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from backends.coupling_class import CouplingClass
 from backends.plugins import PluginUnusable
 from backends.registry import BackendPackages
 from backends.stated_options import check_names, clock_scale
@@ -143,6 +144,10 @@ class IqmFactory:
         """Return whether it is a server, and not a fake device."""
         return "fake" not in options
 
+    def coupling_class(self, options: Mapping[str, Any]) -> CouplingClass:
+        """Return the coupling class: staged jobs go through a cluster's batch system, two a task."""
+        return "batch" if options.get("access") == "staged" else "interactive"
+
     def device(self, options: Mapping[str, Any], *, state_dir: Path) -> FlatDevice | None:
         """Open the device that the option ``fake`` names; None without that option."""
         del state_dir  # a fake device remembers nothing
@@ -203,4 +208,5 @@ def as_spoken(target: Target, options: IqmOptions) -> Target:
         can_find=options.access == "staged",
         durable=True,
         clock_scale=float(options.time_scale),
+        coupling_class="batch" if options.access == "staged" else "interactive",
     )

@@ -20,6 +20,7 @@ def description(device: RydbergDevice, most_atoms: int, release: str) -> Mapping
         "num_qubits": min(most_atoms, device.max_atoms or most_atoms),
         "payload_kinds": ["analog"],
         "mid_circuit_measurement": False,
+        "coupling_class": "interactive",
         "max_shots": device.max_runs,
         "calibration": {"id": f"qutip-{release}", "taken_at": _BUILT},
         "rydberg": asdict(device),

@@ -59,7 +59,7 @@ class PasqalCloudFactory:
             return None
         from backends.analog.remote import analog_target
 
-        return analog_target(device, can_find=True, clock_scale=scale)
+        return analog_target(device, can_find=True, clock_scale=scale, coupling_class="batch")
 
     def simulated(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return options for a dry run: the device is simulated on this machine."""

@@ -13,6 +13,7 @@ from backends.analog.device import DeviceError, RydbergDevice, rydberg_device
 from backends.analog.remote import SiteJob
 from backends.api import Heard, TaskState
 from backends.connection import Answer, SiteConnection
+from backends.coupling_class import CouplingClass
 from backends.errors import BackendError, PayloadRejected, QpuUnavailable, UnknownTask
 from backends.payloads import AnalogItem
 from backends.plugins import PluginUnusable
@@ -39,6 +40,7 @@ class PasqalCloudSite:
 
     prefix = "pasqal"
     can_find = True
+    coupling_class: CouplingClass = "batch"
 
     def __init__(self, url: str, token: TokenSource, *, project: str, device_type: str) -> None:
         """Store the arguments; nothing connects yet.

@@ -97,6 +97,7 @@ def _target(device: Any, options: QdmiOptions) -> dict[str, Any]:
         "native_gates": [name for name in operations if name in GATES],
         "coupling": None if pairs is None else sorted(places),
         "mid_circuit_measurement": False,
+        "coupling_class": "interactive",
         "native": None if pairs is None else _properties(device, qubits, operations),
         "calibration": {
             "id": f"{options.device}-{device.version()}",  # QDMI has no id of calibrations

@@ -60,6 +60,7 @@ def _target(
         "resonator": target.resonator,
         "unusable_qubits": list(target.unusable_qubits),
         "mid_circuit_measurement": False,
+        "coupling_class": "interactive",
         "uniform_shots": True,
         "can_find": False,
         "calibration": {

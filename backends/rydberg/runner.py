@@ -53,6 +53,7 @@ class RydbergRunner:
             "num_qubits": min(self._most, self._device.max_atoms or self._most),
             "payload_kinds": ["analog"],
             "mid_circuit_measurement": False,
+            "coupling_class": "interactive",
             "max_shots": self._device.max_runs,
             "calibration": self._calibration,
             "timing": asdict(TimingModel(shot_s=SHOT_S)),

@@ -64,7 +64,9 @@ class WardenFactory:
             return None
         from backends.analog.remote import analog_target
 
-        return analog_target(device, can_find=False, clock_scale=scale)
+        return analog_target(
+            device, can_find=False, clock_scale=scale, coupling_class="interactive"
+        )
 
     def simulated(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return options for a dry run: the device is simulated on this machine."""

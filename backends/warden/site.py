@@ -10,6 +10,7 @@ from backends.analog.device import DeviceError, RydbergDevice, rydberg_device
 from backends.analog.remote import SiteJob
 from backends.api import Heard, TaskState
 from backends.connection import Answer, SiteConnection
+from backends.coupling_class import CouplingClass
 from backends.errors import PayloadRejected, QpuUnavailable, UnknownTask
 from backends.payloads import AnalogItem
 from backends.site_access import TokenSource
@@ -32,6 +33,7 @@ class WardenSite:
 
     prefix = "warden"
     can_find = False
+    coupling_class: CouplingClass = "interactive"
 
     def __init__(self, url: str, credentials: TokenSource, *, session: str) -> None:
         """Store the arguments; nothing connects yet.

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.application.coupling_classes import needed_classes, too_loose
 from orchestrator.application.execution import Watcher
-from orchestrator.application.qpus import dry_qpu, target_from_settings
+from orchestrator.application.qpus import coupling_class_of, dry_qpu, target_from_settings
 from orchestrator.application.run import RunRequest, execute, undisturbed
 from orchestrator.application.wait import ExpectedWait, expected_wait
 from orchestrator.arguments import expect
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from prefect import Flow
 
     from backends.api import Target
+    from backends.coupling_class import CouplingClass
     from orchestrator.provenance.schema import RecordedJob, RecordedStage, RecordedUsage, RunRecord
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "dry_record",
     "dry_run",
     "estimate",
+    "own_coupling_class",
     "qpu_estimates",
     "simulated_target",
     "stated_error",
@@ -210,10 +213,13 @@ def _estimate(site: Site, record: RunRecord, *, noisy: bool) -> Estimate:
 
 def qpu_estimates(site: Site, record: RunRecord, *, noisy: bool = False) -> list[QpuEstimate]:
     """Return what a run will use of each QPU, from the record of its dry run, noisy or not."""
-    found = [
-        _of_qpu(site, site.qpu(name), usage, [j for j in record.jobs if j.qpu == name])
-        for name, usage in record.usage.per_qpu.items()
-    ]
+    found = []
+    for name, usage in record.usage.per_qpu.items():
+        settings, jobs = site.qpu(name), [job for job in record.jobs if job.qpu == name]
+        one = _of_qpu(site, settings, usage, jobs)
+        needed = needed_classes(record.stages, jobs, {})
+        loose = too_loose(needed, name, own_coupling_class(settings), None)
+        found.append(replace(one, notes=[*one.notes, *loose]))
     return found if noisy else [_without_noise(one) for one in found]
 
 
@@ -237,6 +243,12 @@ def simulated_target(settings: QpuSettings) -> tuple[Target, bool]:
     target = target_from_settings(dry if replaced else settings)
     # As the device itself, whose clock runs.
     return (replace(target, clock_scale=1.0) if replaced else target), replaced
+
+
+def own_coupling_class(settings: QpuSettings) -> CouplingClass | None:
+    """Return a QPU's own coupling class, not that of a simulator which stands in for it."""
+    target, replaced = simulated_target(settings)
+    return coupling_class_of(settings) if replaced else target.coupling_class
 
 
 def _of_qpu(

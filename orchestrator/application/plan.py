@@ -13,9 +13,20 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.application.coupling_classes import (
+    NeededClass,
+    needed_classes,
+    queue_wait_s,
+    too_loose,
+)
 from orchestrator.application.couplings import coupling_in_force
 from orchestrator.application.earlier import earlier_run
-from orchestrator.application.estimate import dry_record, qpu_estimates, simulated_target
+from orchestrator.application.estimate import (
+    dry_record,
+    own_coupling_class,
+    qpu_estimates,
+    simulated_target,
+)
 from orchestrator.application.execution import Watcher
 from orchestrator.application.node_wait import cluster_now, qpu_job_wait_s
 from orchestrator.application.observed import job_latencies, observed_stages
@@ -57,6 +68,7 @@ from orchestrator.wording import counted
 if TYPE_CHECKING:
     from prefect import Flow
 
+    from backends.coupling_class import CouplingClass
     from orchestrator.application.execution import RunPlan
     from orchestrator.provenance.schema import RunRecord
 
@@ -106,8 +118,9 @@ class CouplingPlan:
 
     source: where the times of its stages come from. impossible: why the run cannot be coupled
     otherwise, by coupling. reason: why the recommended one is best. quantum_after_s: how long its
-    classical stages take before its first quantum stage, None if it has none. notes: what it rests
-    on.
+    classical stages take before its first quantum stage, None if it has none. coupling_class: of the
+    QPU, None if it is not known. needed_classes: what its quantum stages need. warnings: a sentence for
+    each stage that the QPU is coupled to too loosely. notes: what it rests on.
     """
 
     target: str
@@ -118,6 +131,9 @@ class CouplingPlan:
     recommended: str
     reason: str
     quantum_after_s: float | None
+    coupling_class: CouplingClass | None
+    needed_classes: Sequence[NeededClass]
+    warnings: Sequence[str]
     notes: Sequence[str]
 
 
@@ -203,6 +219,11 @@ def make_plan(
     best = recommend(found, prefer)
     total = {unit: amount * copies for unit, amount in charges.items()}
     planned = [_planned(coupling, one, total) for coupling, one in found.items()]
+    settings = site.qpus_for(request.qpu)[0]
+    stated = own_coupling_class(settings)
+    jobs = [job for job in record.jobs if job.qpu == settings.name]
+    needed = needed_classes(record.stages, jobs, stages_beside(flow))
+    wait_each_s = None if is_dry else queue_wait_s(jobs)
     return CouplingPlan(
         target=record.target,
         parameters=record.parameters,
@@ -212,6 +233,9 @@ def make_plan(
         recommended=best,
         reason=reason_of(found, best, prefer),
         quantum_after_s=outcomes.quantum_after_s,
+        coupling_class=stated,
+        needed_classes=needed,
+        warnings=too_loose(needed, settings.name, stated, wait_each_s),
         notes=[f"times of stages: {source}", *outcomes.notes, *of_use],
     )
 

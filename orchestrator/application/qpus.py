@@ -22,12 +22,14 @@ from orchestrator.names import ANY
 
 if TYPE_CHECKING:
     from backends.api import Target
+    from backends.coupling_class import CouplingClass
     from orchestrator.broker.client.status import QpuReadiness
 
 __all__ = [
     "LookAtQpu",
     "QpuCheck",
     "check_qpus",
+    "coupling_class_of",
     "describe_qpu",
     "dry_qpu",
     "dry_site",
@@ -69,11 +71,25 @@ def target_from_settings(settings: QpuSettings) -> Target:
     options = resolve_secrets(settings.options)
     environment = backend_environment(settings)
     try:
-        return registry.describe(settings.backend, options, environment=environment)
+        found = registry.describe(settings.backend, options, environment=environment)
+        return settings.as_stated(found)
     except QpuUnavailable as error:
         from orchestrator.broker.client.status import unreachable
 
         raise unreachable(settings.name, error) from None
+
+
+def coupling_class_of(settings: QpuSettings) -> CouplingClass | None:
+    """Return a QPU's coupling class as far as it is known without a process or a connection."""
+    from backends import registry
+    from backends.api import BackendError
+
+    if settings.coupling_class is not None:
+        return settings.coupling_class
+    try:
+        return registry.coupling_class(settings.backend, resolve_secrets(settings.options))
+    except (ValueError, BackendError):  # `hpcqc doctor` says what is wrong
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +123,7 @@ def look_at_qpu(settings: QpuSettings) -> LookAtQpu | None:
                 )
             ) as backend,
         ):
-            target = backend.target()
+            target = settings.as_stated(backend.target())
             if isinstance(backend, Dated) and backend.heard.silent_since_s is not None:
                 target, why = None, "its server does not answer"
     except AccessDenied as error:

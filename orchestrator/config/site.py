@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from zoneinfo import available_timezones
 
 from pydantic import (
@@ -23,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from backends.child.environment import DEFAULT_MEMORY_BYTES
+from backends.coupling_class import CouplingClass
 from backends.links import Link
 from backends.links.link import QUANTUM_SAFE, link_name
 from backends.site_options import SITE_OPTIONS, SiteOption
@@ -35,6 +37,9 @@ from orchestrator.config.secrets import SecretRef
 from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.data_labels import all_labels
 from orchestrator.names import ANY, LABEL, LINE, PROJECT
+
+if TYPE_CHECKING:
+    from backends.api import Target
 
 __all__ = [
     "COMPUTE_KINDS",
@@ -297,6 +302,12 @@ class _Qpu(ConfigTable):
         default=None,
         description="seconds after which a running task is in doubt; never, if not given",
     )
+    coupling_class: CouplingClass | None = Field(
+        default=None,
+        description="how closely programs can be coupled to the QPU: `batch`, `interactive` or `realtime`; "
+        "if not given, as its backend states",
+        examples=["'batch'"],
+    )
     schedule: ScheduleSettings = Field(
         default_factory=ScheduleSettings,
         description="who goes first, and when it is open",
@@ -340,6 +351,12 @@ class QpuSettings(_Qpu):
     """A named QPU. options: with those of `SITE_OPTIONS`; may hold `SecretRef` values."""
 
     name: str
+
+    def as_stated(self, target: Target) -> Target:
+        """Return what the backend publishes, with what the site file states in its place."""
+        if self.coupling_class is None:
+            return target
+        return replace(target, coupling_class=self.coupling_class)
 
 
 def _site_option(option: SiteOption) -> Any:

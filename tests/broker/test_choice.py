@@ -26,6 +26,7 @@ GOOD = QpuFacts(
     wait_s=600.0,
     cost=10.0,
     unit="s",
+    coupling_class="interactive",
 )
 QUICK = replace(GOOD, name="quick", fidelity=0.7, error=0.02, wait_s=0.0, cost=5.0)
 
@@ -56,6 +57,7 @@ def test_the_weights_decide_between_two_that_fit() -> None:
         {"qubits": 21},
         {"paradigm": "analog"},
         {"max_error": 0.001},
+        {"coupling_class": "realtime"},
         {"labels": ("embargoed",)},
         {"jurisdiction": "EU"},
     ],
@@ -69,6 +71,10 @@ def test_a_need_that_nobody_meets_chooses_none_with_a_reason_for_each(needs: Any
 def test_an_error_that_is_not_known_meets_no_bound_but_counts_as_the_mean_otherwise() -> None:
     dark = replace(GOOD, name="dark", error=None, fidelity=None)
     assert choose(asked(max_error=0.01), [dark]).qpu == ""
+    assert choose(asked(coupling_class="batch"), [replace(dark, coupling_class=None)]).qpu == ""
+    cloud = replace(QUICK, name="cloud", coupling_class="batch")
+    assert choose(asked(coupling_class="interactive"), [cloud, GOOD]).qpu == "good"
+    assert choose(asked(coupling_class="batch"), [cloud, GOOD]).qpu == "cloud"
     found = choose(asked(weights={"wait": 0, "cost": 0}), [dark, GOOD, QUICK])
     scores = {one.qpu: one.score for one in found.candidates}
     assert scores["dark"] == pytest.approx(0.8)

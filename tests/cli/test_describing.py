@@ -57,6 +57,24 @@ def test_a_qpu_shows_its_limits_its_bill_and_its_sources(hpcqc) -> None:
     assert "native" not in document["target"]
 
 
+def test_a_site_file_may_state_the_coupling_class(hpcqc, tmp_path) -> None:
+    qpu = '[qpu.{}]\nbackend = "aer"\noptions = {{ profile = "helmi" }}\n{}\n'
+    stated = [("own", ""), ("rehearsed", 'coupling_class = "batch"')]
+    (tmp_path / "hpcqc.toml").write_text(
+        '[site]\ndefault_qpu = "own"\n' + "".join(qpu.format(*one) for one in stated)
+    )
+    for name, kept in (("own", "interactive"), ("rehearsed", "batch")):
+        document = hpcqc("qpu", "show", name, "--json").document
+        assert document["target"]["coupling_class"] == kept
+        shown = hpcqc("qpu", "show", name).out
+        assert f"coupling class {kept}" in " ".join(shown.split())
+    table = hpcqc("qpu", "list").out
+    assert "interactive" in table
+    assert "batch" in table
+    refused = hpcqc("qpu", "list", "--set", "qpu.own.coupling_class=prompt")
+    assert (refused.code, "coupling_class" in refused.err) == (2, True)
+
+
 def test_an_ideal_qpu_has_no_sources(hpcqc) -> None:
     document = hpcqc("qpu", "show", "aer", "--json").document
     assert document["sources"] == {}
@@ -68,7 +86,7 @@ def test_a_machine_of_atoms_is_shown_as_such(hpcqc, tmp_path) -> None:
     shown = hpcqc("qpu", "show", "atoms").out
     for words in ("Rydberg level", "5 µm", "38 µm", "6000 ns", "rydberg_global"):
         assert words in shown
-    for words in ("native gates", "coupling", "mid-circuit"):
+    for words in ("native gates", "all to all", "mid-circuit"):
         assert words not in shown
     document = hpcqc("qpu", "show", "atoms", "--json").document
     assert document["target"]["rydberg"]["max_atoms"] == 80

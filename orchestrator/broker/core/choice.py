@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 
+from backends.coupling_class import CouplingClass, is_met
 from orchestrator.config.bounds import ChoiceWeights
 from orchestrator.data_labels import all_labels, refusal
 from orchestrator.names import LABEL, LINE, PROJECT, RUN
@@ -34,8 +35,9 @@ class QpuNeeds:
     """What work needs of a QPU.
 
     qubits: how many. paradigm: ``gate``, or a kind of payload without gates. max_error: the largest
-    median error of its gates on two qubits. jurisdiction: where alone its data may be processed.
-    labels: of its data; the QPU must accept each.
+    median error of its gates on two qubits. coupling_class: the least one: see `Target` in
+    `backends.api`. jurisdiction: where alone its data may be processed. labels: of its data; the QPU
+    must accept each.
 
     >>> QpuNeeds(qubits=5, jurisdiction="EU").all_labels
     ('jurisdiction:EU',)
@@ -45,6 +47,7 @@ class QpuNeeds:
     qubits: Annotated[int, Field(ge=1, le=10**6)] = 1
     paradigm: Annotated[str, Field(min_length=1, max_length=100, pattern=LINE)] = _GATE
     max_error: Annotated[float, Field(gt=0, lt=1)] | None = None
+    coupling_class: CouplingClass | None = None
     jurisdiction: Annotated[str, Field(max_length=100, pattern=LINE)] = ""
     labels: Annotated[tuple[Annotated[str, Field(pattern=LABEL)], ...], Field(max_length=32)] = ()
 
@@ -91,6 +94,7 @@ class QpuFacts:
     paradigms: frozenset[str] = frozenset()
     qubits: int | None = None
     is_described: bool = True  # whether its paradigms and qubits are known
+    coupling_class: CouplingClass | None = None
     error: float | None = None
     fidelity: float | None = None
     of_circuits: bool = False  # whether the fidelity is that of the circuits, not of the device
@@ -175,6 +179,9 @@ def _unfit(facts: QpuFacts, request: ChoiceRequest) -> str | None:
         return f"it is for {', '.join(sorted(facts.paradigms)) or 'nothing'}, not {needs.paradigm}"
     if facts.qubits is not None and facts.qubits < needs.qubits:
         return f"it has {facts.qubits} qubits, and {needs.qubits} are needed"
+    if needs.coupling_class is not None and not is_met(facts.coupling_class, needs.coupling_class):
+        stated = facts.coupling_class or "not known"
+        return f"its coupling class is {stated}, and {needs.coupling_class} is needed"
     if needs.max_error is not None and facts.error is None:
         return f"its error is not known, and at most {needs.max_error:g} is needed"
     if needs.max_error is not None and facts.error is not None and facts.error > needs.max_error:

@@ -277,7 +277,8 @@ class Broker:
 
     async def target(self, qpu: str) -> Target:
         """Return what a QPU accepts now. Raises ``QpuUnavailable``."""
-        return await asyncio.to_thread((await self.backend(qpu)).target)
+        found = await asyncio.to_thread((await self.backend(qpu)).target)
+        return self.qpus[qpu].as_stated(found)
 
     async def submit_untrusted(
         self, request: JobRequest, user: str, body: IO[bytes]
@@ -746,7 +747,8 @@ class Broker:
             await self.backend(qpu)
         except QpuUnavailable:
             return replace(bare, fault=f"{qpu} cannot be opened now")
-        target, status, now = self.watch.targets[qpu], self._standing(qpu), self.clock()
+        target = settings.as_stated(self.watch.targets[qpu])
+        status, now = self._standing(qpu), self.clock()
         ready = self.readiness(qpu, qubits=needs.qubits)
         wait_s = status.work_s
         if status.closed and status.closure is not None and wait_s is not None:
@@ -772,6 +774,7 @@ class Broker:
             is_described=True,
             paradigms=paradigms(target.payload_kinds),
             qubits=target.num_qubits,
+            coupling_class=target.coupling_class,
             error=error,
             fidelity=fidelity if is_ideal or known is None else known,
             of_circuits=is_ideal or known is not None,

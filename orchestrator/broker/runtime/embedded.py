@@ -134,7 +134,8 @@ class EmbeddedBroker:
 
     def target(self, qpu: str) -> Target:
         """See `BrokerClient.target`."""
-        return self.backend(qpu).target()
+        target = self.backend(qpu).target()
+        return self._qpus[qpu].as_stated(target)
 
     def prewarm(self, qpu: str) -> None:
         """See `BrokerClient.prewarm`."""

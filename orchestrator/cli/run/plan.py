@@ -108,4 +108,15 @@ def _print(made: CouplingPlan, *, as_json: bool) -> None:
         say(f"{coupling}: {words}", style="dim")
     for note in made.notes:
         say(note, style="dim")
+    _print_classes(made)
     say(f"recommended: {made.reason}. Nothing was submitted.")
+
+
+def _print_classes(made: CouplingPlan) -> None:
+    """Print what each stage needs, and what the QPU is; warnings alone where it is not enough."""
+    for warning in made.warnings:
+        say(f"warning: {warning}", style="yellow")
+    if not made.warnings:
+        stated = made.coupling_class or "not known"
+        for one in made.needed_classes:
+            say(f"{one.in_words()}; that of the QPU is {stated}", style="dim")

@@ -25,6 +25,7 @@ _MAX_PAIRS = 30
 def qpu_list(site: SiteFile = None, setting: Settings = None, as_json: Json = False) -> None:
     """List the site's QPUs."""
     from backends.site_options import SITE_OPTIONS
+    from orchestrator.application.qpus import coupling_class_of
     from orchestrator.config.loading import load_site
     from orchestrator.provenance.record import site_document
 
@@ -43,9 +44,10 @@ def qpu_list(site: SiteFile = None, setting: Settings = None, as_json: Json = Fa
         options = dict(settings["options"])
         stated = [options.pop(option.name, None) for option in SITE_OPTIONS]
         default = "yes" if name == found.default_qpu else ""
-        rows.append([name, settings["backend"], *stated, options or None, default])
+        kept = coupling_class_of(found.qpus[name])
+        rows.append([name, settings["backend"], kept, *stated, options or None, default])
     keys = [option.name for option in SITE_OPTIONS]
-    columns = ("QPU", "backend", *keys, "options", "default")
+    columns = ("QPU", "backend", "class", *keys, "options", "default")
     tabulate(columns, rows, title=f"{found.name} ({found.source})")
 
 
@@ -150,6 +152,7 @@ def _target_facts(settings: QpuSettings, target: Target) -> dict[str, Any]:
         "shots per task": target.max_shots or unlimited,
         "circuits per task": target.max_circuits or unlimited,
         "tasks at once": target.max_concurrent_tasks or unlimited,
+        "coupling class": target.coupling_class or "not known",
         "packs PUBs together": "yes" if target.coalesces else "no",
         "finds tasks by tag": "yes" if target.can_find else "no",
         "survives a restart": "yes" if target.durable else "no",
