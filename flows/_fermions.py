@@ -12,7 +12,7 @@ from qiskit.quantum_info import PauliList, SparsePauliOp
 
 from flows._active_space import ActiveSpace
 
-__all__ = ["Bits", "Excitation", "PauliSum", "Problem", "Support", "encode"]
+__all__ = ["Bits", "Excitation", "PauliSum", "Prepared", "Problem", "Support", "encode"]
 
 Bits = NDArray[np.bool_]
 
@@ -164,6 +164,14 @@ class Problem:
     def spin_orbitals(self) -> int:
         """Qubits before any reduction."""
         return len(self.reference)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """One geometry, ready for both sides: to be diagonalised, and to be put on qubits."""
+
+    space: ActiveSpace
+    problem: Problem
 
 
 def encode(space: ActiveSpace) -> Problem:

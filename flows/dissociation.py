@@ -41,7 +41,7 @@ from flows._active_space import (
     unpaired_electrons,
 )
 from flows._fcidump import FileIntegrals, from_fcidump, mean_field
-from flows._fermions import Problem, encode
+from flows._fermions import Prepared, encode
 from flows._geometries import Curve, Geometry
 from flows._inputs import InputError, require_extra
 from flows._molecules import MOLECULES, Scan, built_in_curve, xyz_curve
@@ -52,7 +52,6 @@ from orchestrator.wording import counted
 __all__ = [
     "CHEMICAL_ACCURACY_MHA",
     "CurvePoint",
-    "Prepared",
     "Settings",
     "dissociation",
     "exact",
@@ -223,14 +222,6 @@ class Settings:
             raise InputError(f"max_iterations {self.max_iterations}: expected ≥ 0")
         if self.max_excitations is not None and self.max_excitations < 1:
             raise InputError(f"max_excitations {self.max_excitations}: expected ≥ 1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """One geometry, ready for both sides: to be diagonalised, and to be put on qubits."""
-
-    space: ActiveSpace
-    problem: Problem
 
 
 @classical

@@ -28,7 +28,7 @@ test states, and networks are judged by the mean of their seeds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,9 @@ from prefect import flow
 
 from flows._comparison import Comparison, Way, resampled
 from flows._entanglement.judges import (
+    WITNESS_SETTINGS,
+    Judgement,
+    JudgingSettings,
     SettingCounts,
     above,
     bell_fidelity,
@@ -55,49 +58,16 @@ from flows._networks import Training
 from hpcqc import Qpu, checked_by, classical, fan_out, open_qpu, quantum
 from orchestrator.wording import counted
 
-__all__ = ["Judgement", "JudgingSettings", "draw", "judge", "learnt", "measure", "result", "train"]
+__all__ = ["draw", "judge", "learnt", "measure", "result", "train"]
 
 _Values = NDArray[np.float64]
 
 _DEFAULT_SETTINGS = {2: (3, 5, 6, 9), 3: (3, 9, 18, 27)}
 _STATES_OF_A_PUB = 500
-_WITNESS_SETTINGS = 3
 _SEPARABLE_SHARE = 8 / 33  # of two qubits by the Hilbert-Schmidt measure (Slater and Dunkl 2012)
 _NETWORK, _LINEAR = "network", "linear model"
 _PPT, _TUNED = "tomography with PPT", "tomography with PPT, threshold tuned"
 _GROUPS = {_NETWORK: "network", _LINEAR: "linear model", _PPT: "tomography", _TUNED: "tomography"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgingSettings:
-    """How states are measured and judged. numbers: of settings."""
-
-    numbers: tuple[int, ...] = (3, 5, 6, 9)
-    training: int = 2000
-    shots: int = 900
-    networks: int = 5
-    seed: int = 1
-
-    def most_shots(self, qubits: int) -> int:
-        """Return the most shots that a way takes of one setting; witnesses of two qubits take three."""
-        fewest = min(self.numbers)
-        return self.shots // (min(fewest, _WITNESS_SETTINGS) if qubits == 2 else fewest)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Judgement:
-    """What a way says of each test state. rights: (seeds, states), whether it is right."""
-
-    name: str
-    settings: int
-    rights: NDArray[np.bool_]
-
-    def as_way(self, seed: int) -> Way:
-        """Return the accuracy with its error over states that all ways are judged on."""
-        scores = self.rights.mean(axis=0)
-        figure, draws = resampled(lambda chosen: float(scores[chosen].mean()), scores.size, seed)
-        name = f"{self.name}, {counted(self.settings, 'setting')}"
-        return Way(name=name, figure=figure, group=_GROUPS.get(self.name, "witness"), draws=draws)
 
 
 @classical
@@ -187,7 +157,7 @@ def judge(
         (_TUNED, everything, scores, threshold_for(scores[:first], labels[:first])),
     ]
     if states.qubits == 2:
-        three = _seen(measured, settings, _WITNESS_SETTINGS)
+        three = _seen(measured, settings, WITNESS_SETTINGS)
         fidelity = bell_fidelity(three)
         found += [
             ("Bell witness", three, fidelity, 0.5),
@@ -274,7 +244,7 @@ def result(
     states: RandomStates, settings: JudgingSettings, found: Sequence[Judgement]
 ) -> dict[str, Any]:
     """Return what the flow does, from all judgements."""
-    ways = {(one.name, one.settings): one.as_way(settings.seed) for one in found}
+    ways = {(one.name, one.settings): _as_way(one, settings.seed) for one in found}
     tests = found[0].rights.shape[1]
     title = "Hilbert-Schmidt states of two qubits" if states.qubits == 2 else "mixtures of 3 qubits"
     data = f"{title}, {tests} balanced, {settings.shots} shots each"
@@ -321,6 +291,14 @@ def result(
         },
         "summary": _summary(states, settings, whole, few, tests),
     }
+
+
+def _as_way(one: Judgement, seed: int) -> Way:
+    """Return the accuracy with its error over states that all ways are judged on."""
+    scores = one.rights.mean(axis=0)
+    figure, draws = resampled(lambda chosen: float(scores[chosen].mean()), scores.size, seed)
+    name = f"{one.name}, {counted(one.settings, 'setting')}"
+    return Way(name=name, figure=figure, group=_GROUPS.get(one.name, "witness"), draws=draws)
 
 
 def _picture(

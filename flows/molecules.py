@@ -55,6 +55,7 @@ from flows._drug_like.chemistry import (
     scored,
     spelled,
 )
+from flows._drug_like.making import Made, MakingSettings, Schooled
 from flows._drug_like.network import Speller, refitted, sampled, trained
 from flows._evolution import Evolution
 from flows._inputs import check_whole, require_extra
@@ -66,9 +67,6 @@ __all__ = [
     "TABLE",
     "UNIFORM",
     "DrawnCodes",
-    "Made",
-    "MakingSettings",
-    "Schooled",
     "draw_codes",
     "drawn_codes",
     "learn",
@@ -92,41 +90,12 @@ _BEST = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MakingSettings:
-    """How molecules are made; see the module's text."""
-
-    molecules: int
-    epochs: int
-    rounds: int
-    samples: int
-    generations: int
-    shots: int
-    seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnCodes:
     """Codes from the Born machine, as numbers. parameters: its angles; apart: from what was wanted."""
 
     codes: NDArray[np.int64]
     parameters: _Values
     apart: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """What a network made from codes of one prior. speller: after it was trained further, or not."""
-
-    scores: tuple[MoleculeScore, ...]
-    speller: Speller
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schooled:
-    """Molecules, and a network that learned from them."""
-
-    known: Library
-    speller: Speller
 
 
 @classical

@@ -5,12 +5,13 @@ from __future__ import annotations
 from benchmarks.flows.plain import PlainQpu, beside_plain, plain
 from benchmarks.rows import Row
 from flows import entanglement as module
+from flows._entanglement.judges import JudgingSettings
 
 __all__ = ["measure"]
 
 
 def _script(seed: int) -> None:
-    settings = module.JudgingSettings(seed=seed)
+    settings = JudgingSettings(seed=seed)
     states = plain(module.draw)(2, 3000, seed)
     measured = plain(module.measure)(PlainQpu(), states, settings)
     learnt = module.learnt(states, measured, settings, map)

@@ -9,6 +9,7 @@ from benchmarks.flows.plain import PlainQpu, beside_plain, plain
 from benchmarks.rows import Row
 from flows import molecules as module
 from flows._drug_like.chemistry import read_smiles
+from flows._drug_like.making import MakingSettings
 
 __all__ = ["measure"]
 
@@ -23,7 +24,7 @@ _DEFAULTS = {
 
 
 def _script(seed: int) -> None:
-    settings = module.MakingSettings(**_DEFAULTS, seed=seed)
+    settings = MakingSettings(**_DEFAULTS, seed=seed)
     learned = plain(module.learn)(*read_smiles(None), settings)
 
     def begin(*given: Any) -> SimpleNamespace:

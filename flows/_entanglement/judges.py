@@ -15,6 +15,9 @@ from flows._entanglement.states import circuit_of, least_eigenvalue, setting_ang
 from flows._networks import Training, trained
 
 __all__ = [
+    "WITNESS_SETTINGS",
+    "Judgement",
+    "JudgingSettings",
     "SettingCounts",
     "above",
     "bell_fidelity",
@@ -37,6 +40,7 @@ _PAULIS = {
     "Y": np.array([[0, -1j], [1j, 0]]),
     "Z": np.array([[1, 0], [0, -1]], dtype=complex),
 }
+WITNESS_SETTINGS = 3
 _DIGITS = 10
 # Signs of XX, YY and ZZ in the four Bell states.
 _BELL = np.array([[1, -1, 1], [-1, 1, 1], [1, 1, -1], [-1, -1, -1]])
@@ -48,6 +52,31 @@ class SettingCounts:
 
     settings: tuple[str, ...]
     counts: _Counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgingSettings:
+    """How states are measured and judged. numbers: of settings."""
+
+    numbers: tuple[int, ...] = (3, 5, 6, 9)
+    training: int = 2000
+    shots: int = 900
+    networks: int = 5
+    seed: int = 1
+
+    def most_shots(self, qubits: int) -> int:
+        """Return the most shots that a way takes of one setting; witnesses of two qubits take three."""
+        fewest = min(self.numbers)
+        return self.shots // (min(fewest, WITNESS_SETTINGS) if qubits == 2 else fewest)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Judgement:
+    """What a way says of each test state. rights: (seeds, states), whether it is right."""
+
+    name: str
+    settings: int
+    rights: NDArray[np.bool_]
 
 
 def counts_of(

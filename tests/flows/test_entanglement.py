@@ -13,6 +13,7 @@ from qiskit.quantum_info import DensityMatrix, Statevector, concurrence, negativ
 pytest.importorskip("optax", reason="the learning extra is not installed")
 
 from flows._entanglement.judges import (
+    JudgingSettings,
     SettingCounts,
     bell_fidelity,
     chsh,
@@ -27,7 +28,7 @@ from flows._entanglement.judges import (
 from flows._entanglement.states import circuit_of, drawn, settings_of
 from flows._inputs import InputError
 from flows._networks import Training
-from flows.entanglement import JudgingSettings, entanglement, judge
+from flows.entanglement import entanglement, judge
 from orchestrator.runs import Run
 from tests.errors import naming
 
