@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from flows._decoder.experiments import Bits, Experiment, coordinates_of
 from flows._inputs import InputError, is_whole, read_lines
+from orchestrator.wording import counted
 
 if TYPE_CHECKING:
     import stim
@@ -85,7 +86,7 @@ def read_experiment(folder: str) -> Experiment:
     kind = _CODES[properties["type"]]
     basis = properties.get("basis", "")
     return Experiment(
-        title=f"{kind.capitalize()} code, distance {distance}, {rounds} rounds"
+        title=f"{kind.capitalize()} code, distance {distance}, {counted(int(rounds), 'round')}"
         + (f", basis {basis}" if basis else "")
         + f" ({path.resolve().name})",
         code=kind,
