@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows._inputs import InputError, require_extra
+from orchestrator.wording import counted
 
 __all__ = ["Leg", "Recording", "generated", "read_log", "trials_of"]
 
@@ -112,7 +113,7 @@ def _only_log(path: Path) -> Path:
 
 
 def _topics(file: Path) -> dict[str, dict[str, Any]]:
-    """Return the columns of each topic that is not empty, of its first instance."""
+    """Return the columns of each topic that is not empty, of the instance with most readings."""
     from pyulog import ULog
 
     try:
@@ -121,8 +122,9 @@ def _topics(file: Path) -> dict[str, dict[str, Any]]:
     except Exception as error:  # noqa: BLE001 - whatever a parser meets in a file that is no log
         raise InputError(f"{file}: cannot be read as a ULog ({error!r:.200})") from None
     found: dict[str, dict[str, Any]] = {}
-    for one in sorted(log.data_list, key=lambda one: int(one.multi_id)):
-        if len(one.data.get("timestamp", ())):
+    read = {id(one): len(one.data.get("timestamp", ())) for one in log.data_list}
+    for one in sorted(log.data_list, key=lambda one: (-read[id(one)], int(one.multi_id))):
+        if read[id(one)]:
             found.setdefault(str(one.name), one.data)
     return found
 
@@ -137,8 +139,16 @@ def _checked(recording: Recording, file: Path) -> Recording:
                 f"{recording.times[row]:.3f} s from its start"
             )
     steps = np.diff(recording.times)
-    if len(steps) < 2 or steps.min() <= 0:
-        raise InputError(f"{file}: {len(recording.times)} readings; expected rising timestamps")
+    if len(steps) < 2:
+        raise InputError(
+            f"{file}: {len(recording.times)} readings; expected a rest of some seconds"
+        )
+    for row in np.flatnonzero(steps <= 0)[:1]:
+        raise InputError(
+            f"{file}: row {row + 1} comes {steps[row] + 0.0:g} s after the one above, of "
+            f"{counted(len(recording.times), 'reading')}; expected rising timestamps: leave out what was "
+            "logged twice"
+        )
     if recording.times[-1] > _LONGEST_S:
         raise InputError(
             f"{file}: its readings span {recording.times[-1]:.3g} s; expected at most {_LONGEST_S:g}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -206,7 +207,27 @@ def test_a_log_that_is_cut_or_has_no_numbers_is_refused(
             super().__init__(*args)
             self.data_list[0].data["timestamp"][-1] = 2**60
 
-    for broken, said in ((WithNan, "row 100"), (WithLateEnd, "timestamps")):
+    class WithRowTwice(pyulog.ULog):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.data_list[0].data["timestamp"][71] = self.data_list[0].data["timestamp"][70]
+
+    class WithSlowInstance(pyulog.ULog):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            slow = copy.deepcopy(self.data_list[0])
+            slow.data = {name: values[::50] for name, values in slow.data.items()}
+            slow.multi_id, self.data_list[0].multi_id = 0, 1
+            self.data_list.append(slow)
+
+    rows = len(read_log(str(DATA)).times)
+    monkeypatch.setattr(pyulog, "ULog", WithSlowInstance)
+    assert len(read_log(str(DATA)).times) == rows
+    for broken, said in (
+        (WithNan, "row 100"),
+        (WithLateEnd, "timestamps"),
+        (WithRowTwice, "row 71 comes 0 s after"),
+    ):
         monkeypatch.setattr(pyulog, "ULog", broken)
         with pytest.raises(InputError, match=naming("sample.ulg", said)):
             read_log(str(DATA))
