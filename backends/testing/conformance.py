@@ -17,6 +17,7 @@ from qiskit import QuantumCircuit
 from backends.api import (
     Backend,
     BackendError,
+    Leasing,
     PayloadRejected,
     QpuBusy,
     QpuTaskId,
@@ -379,6 +380,20 @@ class BackendConformance:
         task = backend.start(session, self.smallest(backend), _tag())
         assert inner.wait(task, self.finish_s) is TaskState.COMPLETED
         assert inner.wait(task, 0.0) is TaskState.COMPLETED, "an ended task is not waited for"
+
+    def test_a_lease_has_a_session_until_it_is_released(self, backend: Watched) -> None:
+        """A ``Leasing`` backend runs tasks in the session of a lease, and none after its release."""
+        inner = backend.inner
+        if not isinstance(inner, Leasing):
+            pytest.skip("the backend keeps nothing for leases")
+        leased = inner.acquire_lease("conformance", 60.0)
+        assert self.finished(backend, backend.start(leased, self.smallest(backend), _tag())) is (
+            TaskState.COMPLETED
+        )
+        inner.release(leased)
+        with pytest.raises(UnknownSession):
+            inner.start(leased, self.smallest(backend), _tag())
+        inner.release(leased)
 
     def test_a_restart_reads_the_same_ids(
         self, factory: Callable[[], Backend], backend: Backend, session: SessionId
