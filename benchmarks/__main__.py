@@ -35,6 +35,7 @@ NAMES = (
     "slurm_stages",
     "flows.anomalies",
     "flows.decoder",
+    "flows.decoder_workers",
     "flows.entanglement",
     "flows.federated",
     "flows.generative",
