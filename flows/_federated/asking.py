@@ -23,7 +23,6 @@ _Answer = TypeVar("_Answer")
 
 QUICK_S = 20.0
 _AGAIN_S = 3.0  # for a site that was silent the last time
-_PAUSE_S = 0.2
 _MOST_BYTES = 1 << 20
 
 
@@ -91,18 +90,13 @@ class Sites:
         self, site: str, phase: str, message: Mapping[str, Any], patience_s: float
     ) -> dict[str, Any]:
         deadline = self._dialers[site].deadline = time.monotonic() + patience_s
-        while True:
-            try:
-                status, content = self._posted(site, phase, message, patience_s)
-                break
-            except (httpx.ConnectError, httpx.TimeoutException):
-                raise
-            except httpx.TransportError:
-                # A connection that broke, perhaps when it was idle; sites answer a message again.
-                if time.monotonic() + _PAUSE_S > deadline:
-                    raise
-                time.sleep(_PAUSE_S)
-                patience_s = deadline - time.monotonic()
+        try:
+            status, content = self._posted(site, phase, message, patience_s)
+        except (httpx.ConnectError, httpx.TimeoutException):
+            raise
+        except httpx.TransportError:
+            # A connection that broke, perhaps when it was idle; sites answer a message again.
+            status, content = self._posted(site, phase, message, deadline - time.monotonic())
         try:
             found = json.loads(content)
         except (ValueError, RecursionError):

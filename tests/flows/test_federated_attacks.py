@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from flows._federated.asking import Sites
 from flows._federated.coordinator import Coordinator, FederationStopped, Sum
 from flows._federated.masking import MaskingError, bytes_of
-from flows._federated.member import Member, pair_mask
+from flows._federated.member import PHASES, Member, pair_mask
 from flows._federated.models import PrivacyNoise, SiteTraining, initial
 from flows._federated.patients import as_text, generated, parsed
 from flows._federated.serving import _front_thread
@@ -199,6 +200,26 @@ def test_an_update_of_another_size_or_model_is_left_out(hall: Hall) -> None:
     found = hall.total()
     assert (found.sites, list(found.gone)) == (("one", "three"), ["two"])
     assert "expected 48" in found.gone["two"]
+
+
+def test_a_lost_answer_is_asked_for_once_more(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the survivors have signed, an idle connection that broke would end the flow."""
+    posted, lost = Sites._posted, dict.fromkeys(PHASES, 1)
+
+    def lose(sites: Sites, site: str, phase: str, message: Any, patience_s: float) -> Any:
+        answered = posted(sites, site, phase, message, patience_s)
+        if site == "two" and lost[phase]:
+            lost[phase] -= 1
+            raise httpx.ReadError("gone")
+        return answered
+
+    monkeypatch.setattr(Sites, "_posted", lose)
+    found = hall.total()
+    assert (found.sites, set(lost.values())) == (SITES, {0})
+    assert np.array_equal(found.values, sum(hall.vectors.values()))
+    lost["keys"] = 9
+    hall.begin_anew()
+    assert (list(hall.total().gone), lost["keys"]) == (["two"], 7)
 
 
 def test_two_coordinators_do_not_disturb_each_other(hall: Hall) -> None:
