@@ -29,6 +29,7 @@ NAMES = (
     "scheduling",
     "reading",
     "border",
+    "realtime",
     "vendors",
     "transpiling",
     "slurm_queue",

@@ -37,7 +37,7 @@ from backends.api import (
 )
 from backends.ibm.access import AccessTokens
 from backends.ibm.description import calibration_of, check_branches, described
-from backends.ibm.factory import ServiceOptions
+from backends.ibm.factory import ServiceOptions, coupling_class_of
 from backends.ibm.pubs import PubForm, separate
 from backends.ibm.service import IbmService, Refused
 from backends.ibm.sessions import ServiceSessions
@@ -318,7 +318,7 @@ class IbmBackend:
             uniform_shots=True,
             durable=True,
             clock_scale=self._options.time_scale,
-            coupling_class="batch",
+            coupling_class=coupling_class_of(self._options.session, self._options.session_s),
         )
         return device, self._with_profile(target)
 

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from backends.api import Backend
     from backends.site_access import TokenSource
 
-__all__ = ["SESSION_ID", "IbmFactory", "OfflineOptions", "ServiceOptions", "create"]
+__all__ = [
+    "SESSION_ID",
+    "IbmFactory",
+    "OfflineOptions",
+    "ServiceOptions",
+    "coupling_class_of",
+    "create",
+]
 
 _NAME = "ibm"
 _OFFLINE = "fake_"
@@ -72,6 +79,11 @@ class ServiceOptions:
     time_scale: float = 1.0
 
 
+def coupling_class_of(session: object, session_s: object) -> CouplingClass:
+    """Return the coupling class of the service: in a dedicated session nobody else's tasks come between."""
+    return "batch" if session is None and session_s is None else "interactive"
+
+
 class IbmFactory:
     """Creates backends for IBM's devices; raises `PluginUnusable` for a wrong option."""
 
@@ -119,8 +131,10 @@ class IbmFactory:
         return not str(options.get("device")).startswith(_OFFLINE)
 
     def coupling_class(self, options: Mapping[str, Any]) -> CouplingClass:
-        """Return the coupling class: tasks wait in the queue of a cloud."""
-        return "batch" if self.over_wire(options) else "interactive"
+        """Return the coupling class: of a fake device, or of a cloud with sessions or without."""
+        if not self.over_wire(options):
+            return "interactive"
+        return coupling_class_of(options.get("session"), options.get("session_s"))
 
 
 create = IbmFactory()

@@ -24,7 +24,15 @@ from orchestrator.realtime.client import CallRefused, DecodingClient, NoAnswer
 from orchestrator.realtime.sockets import wait_at_most
 from orchestrator.realtime.wire import ENQUEUE, SLOT_BYTES, enqueue_payload, request_bytes
 
-__all__ = ["ServerKind", "Stream", "StreamError", "Streamed", "round_sizes", "streamed"]
+__all__ = [
+    "EchoCaller",
+    "ServerKind",
+    "Stream",
+    "StreamError",
+    "Streamed",
+    "round_sizes",
+    "streamed",
+]
 
 ServerKind = Literal["network", "matching", "correlated"]
 
@@ -185,7 +193,7 @@ def _decoding_times(
     return np.array(times)
 
 
-class _Echo:
+class EchoCaller:
     """A caller of the bare echo."""
 
     def __init__(self, port: int, message: bytes) -> None:
@@ -223,7 +231,7 @@ def _stream_to(host: str, port: int, echo_port: int, asked: Stream) -> Streamed:
     message = request_bytes(ENQUEUE, 1, enqueue_payload(0, widest))
     with (
         DecodingClient(host, port, timeout_s=asked.timeout_s) as client,
-        closing(_Echo(echo_port, message)) as echo,
+        closing(EchoCaller(echo_port, message)) as echo,
     ):
         echo.call(_WARM_UP)
         echo.times_ns.clear()

@@ -44,6 +44,7 @@ def test_backends_state_their_class(backend: str, options: dict[str, Any], state
     ("backend", "options", "stated"),
     [
         ("ibm", {"device": "ibm_fez"}, "batch"),
+        ("ibm", {"device": "ibm_fez", "session_s": 600}, "interactive"),
         ("ibm", {"device": "fake_fez"}, "interactive"),
         ("braket", {"arn": "arn:aws:braket:::device/qpu/x"}, "batch"),
         ("braket", {}, "interactive"),
