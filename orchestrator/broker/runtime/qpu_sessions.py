@@ -83,7 +83,7 @@ class QpuSessions:
 
     async def close(self) -> None:
         """Close all sessions that are open."""
-        for session in self._open.values():
+        for session in tuple(self._open.values()):  # leases end meanwhile
             with contextlib.suppress(Exception):  # the backend's own closing comes next
                 await self.call(self.backend.release, session)
 
