@@ -23,6 +23,8 @@ __all__ = [
 _RESAMPLES = 1000
 # Two ways differ if their difference is more than this many of its standard errors.
 _SIGNIFICANT = 2.0
+# Digits beyond are of rounding, and decide nothing.
+_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +146,7 @@ def decided(
 ) -> tuple[Way | None, str]:
     """Return the better of two ways, None if they differ within their error, and the sentence for it."""
     lead = one.lead_over(other)
-    if abs(lead.value) <= _SIGNIFICANT * lead.error:
+    if round(abs(lead.value), _DIGITS) <= _SIGNIFICANT * lead.error:
         return None, (
             f"Nobody won: {one.name} and {other.name} have the same {measure} within "
             f"its error, {one.figure} and {other.figure}."
@@ -159,7 +161,8 @@ def decided(
 def over_seeds(values: ArrayLike) -> Figure:
     """Return the mean of one value for each seed, with its standard error; at least two values."""
     found = np.asarray(values, dtype=float)
-    return Figure(value=float(found.mean()), error=float(found.std(ddof=1) / math.sqrt(found.size)))
+    spread = round(float(found.std(ddof=1)), _DIGITS)
+    return Figure(value=float(found.mean()), error=spread / math.sqrt(found.size))
 
 
 def bootstrapped(scores: ArrayLike, seed: int) -> Figure:

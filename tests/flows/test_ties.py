@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from flows._comparison import Figure, Way, decided, over_seeds
 from flows._evolution import Evolution
 from tests.flows.repeated import differences
 
@@ -51,6 +52,20 @@ def test_a_threshold_lies_between_different_scores(noise: float) -> None:
         assert int((above(exact, found) != labels).sum()) == best
         assert found == pytest.approx(threshold_for(exact, labels), abs=1e-9)
     assert not above(np.array([0.1 + 0.2]), 0.3).any()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_nobody_wins_by_rounding(sign: int) -> None:
+    equal = over_seeds([0.3, 0.3 + ROUNDING, 0.3, 0.3, 0.3 - ROUNDING])
+    assert equal.error == 0
+    ours = Way(name="ours", figure=equal)
+    theirs = Way(name="theirs", figure=Figure(value=equal.value + sign * ROUNDING, error=0.0))
+    winner, verdict = decided(ours, theirs, measure="energy")
+    assert winner is None
+    assert verdict.startswith("Nobody won")
+    assert (
+        decided(ours, Way(name="more", figure=over_seeds([0.4, 0.4])), measure="e")[0] is not None
+    )
 
 
 class Told:
