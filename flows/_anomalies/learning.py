@@ -182,7 +182,8 @@ def support_vectors(
 ) -> list[Learner]:
     """Return support vector machines with a Gaussian kernel of several widths.
 
-    The widths are multiples of the spread of the training part.
+    The widths are multiples of scikit-learn's "scale", which follows from the training part: labels
+    are then the same in all splits, and can be counted.
     """
     label = "" if bandwidth is None else f"bandwidth {bandwidth:g}, "
     spread = float(view[train].var()) * view.shape[1] or 1.0
@@ -192,7 +193,7 @@ def support_vectors(
         for parameter, build in _machines(task):
             made.append(
                 Learner(
-                    label=f"{label}γ {gamma:.3g}, {parameter}",
+                    label=f"{label}γ {width:g} × scale, {parameter}",
                     view=view,
                     make=partial(build, kernel="rbf", gamma=gamma),
                     bandwidth=bandwidth,

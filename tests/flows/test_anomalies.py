@@ -189,13 +189,17 @@ def test_a_learner_is_what_scikit_learn_makes_of_its_parameters() -> None:
     split = splits_of(known.is_target, 5, 1, 2)[0]
     made = support_vectors("recognition", known.features, split.train)
     learner = next(one for one in made if "C 10" in one.label)
-    gamma = float(learner.label.split()[1].rstrip(","))
-    machine = SVC(C=10, gamma=gamma).fit(known.features[split.train], known.is_target[split.train])
+    rows = known.features[split.train]
+    gamma = float(learner.label.split()[1]) / (rows.var() * rows.shape[1])  # scikit-learn's "scale"
+    machine = SVC(C=10, gamma=gamma).fit(rows, known.is_target[split.train])
     np.testing.assert_allclose(
         learner.scores(split.train, split.test, known.is_target),
         machine.decision_function(known.features[split.test]),
-        rtol=2e-2,
     )
+    other = support_vectors(
+        "recognition", known.features, splits_of(known.is_target, 5, 1, 2)[1].train
+    )
+    assert [one.label for one in other] == [one.label for one in made]
 
 
 def test_figures_of_splits_are_those_of_their_parts() -> None:
