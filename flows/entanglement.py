@@ -11,7 +11,7 @@ takes:
 - ``qubits``: 2, or 3. Two: states of four qubits with two traced out, by the Hilbert-Schmidt
   measure; the label is exact. Three: mixtures whose label is whether a partial transpose is
   negative, which is sufficient for entanglement, not necessary.
-- ``training`` and ``test``: numbers of states; half of each are entangled.
+- ``training`` and ``test``: numbers of states; half of all are entangled.
 - ``settings``: numbers of settings at which the networks are compared; the last must be all, 9 or
   27. By default 3, 5, 6 and 9, or 3, 9, 18 and 27.
 - ``shots``: for each state, in all.
@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prefect import flow
 
+from backends.payloads import SEED_STRIDE
 from flows._comparison import Comparison, Way, resampled
 from flows._entanglement.judges import (
     WITNESS_SETTINGS,
@@ -80,14 +81,13 @@ def draw(qubits: int, count: int, seed: int) -> RandomStates:
 def measure(qpu: Qpu, states: RandomStates, settings: JudgingSettings) -> SettingCounts:
     """Prepare all states and measure them in all settings, with the most shots that a way takes."""
     labels = settings_of(states.qubits)
-    sampler = qpu.sampler(seed=settings.seed)
     shots = settings.most_shots(states.qubits)
-    counts = [
-        counts_of(
-            sampler, states.qubits, states.angles[first : first + _STATES_OF_A_PUB], labels, shots
-        )
-        for first in range(0, len(states.angles), _STATES_OF_A_PUB)
-    ]
+    counts = []
+    for first in range(0, len(states.angles), _STATES_OF_A_PUB):
+        # Seeds go on as in a single PUB; from equal ones, states of two PUBs would share their noise.
+        sampler = qpu.sampler(seed=settings.seed + SEED_STRIDE * first * len(labels))
+        angles = states.angles[first : first + _STATES_OF_A_PUB]
+        counts.append(counts_of(sampler, states.qubits, angles, labels, shots))
     return SettingCounts(settings=labels, counts=np.concatenate(counts))
 
 
@@ -339,7 +339,7 @@ def _summary(
     if len(settings.numbers) > 1:
         lines.append(f"With {counted(settings.numbers[0], 'setting')}: {few.verdict}")
     lines.append(
-        f"{tests} test states, half of them entangled, after {settings.training} of training; "
+        f"{tests} test states after {settings.training} of training, half of all entangled; "
         f"{counted(settings.shots, 'shot')} for each state, whatever the number of settings."
     )
     if states.qubits == 2:

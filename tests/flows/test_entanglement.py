@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from flows._entanglement.judges import (
 from flows._entanglement.states import circuit_of, drawn, settings_of
 from flows._inputs import InputError
 from flows._networks import Training
-from flows.entanglement import entanglement, judge
+from flows.entanglement import entanglement, judge, measure
 from orchestrator.runs import Run
 from tests.errors import naming
 
@@ -164,6 +165,22 @@ def test_a_threshold_errs_least() -> None:
         labels = rng.random(12) < 0.5
         found = ((scores > threshold_for(scores, labels)) == labels).sum()
         assert found == max(((scores > t) == labels).sum() for t in [*scores, scores.min() - 1])
+
+
+def test_states_of_two_pubs_have_noise_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, run_on: Callable[[str], Run]
+) -> None:
+    monkeypatch.setattr("flows.entanglement._STATES_OF_A_PUB", 2)
+    run_on("aer")
+    known = drawn(2, 2, seed=3)
+    twice = replace(
+        known,
+        matrices=np.tile(known.matrices, (2, 1, 1)),
+        angles=np.tile(known.angles, (2, 1)),
+        is_entangled=np.tile(known.is_entangled, 2),
+    )
+    counts = measure.fn(twice, JudgingSettings(training=2, shots=900)).counts
+    assert (counts[:2] != counts[2:]).any(axis=(1, 2)).all()
 
 
 @pytest.mark.slow
