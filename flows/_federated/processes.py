@@ -72,9 +72,9 @@ def local_sites(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     certificates = folder / "certificates"
     names = [COORDINATOR, *data]
-    missing = [name for name in names if not (certificates / f"{name}.pem").exists()]
-    if missing:
-        certify(certificates, missing, days=_DAYS, now=datetime.now(UTC))
+    if not all((certificates / f"{name}.pem").exists() for name in names):
+        shutil.rmtree(certificates, ignore_errors=True)  # of a process that was killed as it wrote
+        certify(certificates, names, days=_DAYS, now=datetime.now(UTC))
     with ExitStack() as stack:
         processes = {}
         for name, text in data.items():

@@ -226,6 +226,9 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Lo
     """Three sites on three ports, each a process of its own."""
     data = {name: as_text(generated(at, 60, 3)) for at, name in enumerate(SITES)}
     folder = tmp_path_factory.mktemp("sites")
+    (folder / "certificates").mkdir()  # an attempt that was killed as it made them
+    for left in ("authority.pem", "authority.key", "one.key"):
+        (folder / "certificates" / left).touch()
     with local_sites(
         folder, data, qpu={"backend": "aer"}, least=2, noise_seed=None, labels=("personal",)
     ) as started:
