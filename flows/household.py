@@ -408,7 +408,8 @@ def _summary(
         (
             f"{tested.title}: trained on {counted(len(trained), 'home')}, tested on "
             f"{counted(len(tested), 'other home')} over {counted(days, 'day')}; battery of "
-            f"{battery.capacity:g} kWh and {battery.power:g} kW; errors are over resampled homes."
+            f"{battery.capacity:g} kWh and {battery.power:g} kW; errors are over resampled homes, not of "
+            "repeated training."
         ),
         (
             f"With foresight, the bound of all control, this battery saves {100 * saved:.1f} ± "
