@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +43,8 @@ def scratch_run(
             state_dir=Path(folder) / "state",
             source="benchmarks",
         )
-        run = Run(id=name, site=site, coupling=coupling)
+        # Prefect keeps results beyond this process, and a run of this id would find them again.
+        run = Run(id=f"{name}-{uuid.uuid4().hex[:8]}", site=site, coupling=coupling)
         runs.activate(run)
         try:
             yield run
