@@ -24,10 +24,15 @@ _USUAL_BLOCKS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PubLoad:
-    """What one PUB runs. shots: (first, end) of each block. seed: of the first point and shot."""
+    """What one PUB runs.
+
+    shots: (first, end) of each block. is_drawn: whether each shot is an evolution of its own. seed:
+    of the first point and shot.
+    """
 
     points: int
     shots: tuple[tuple[int, int], ...]
+    is_drawn: bool
     seed: int
     seconds: float
 
@@ -89,7 +94,7 @@ def divide(loads: Sequence[PubLoad], parts: int) -> list[tuple[PubBlock, ...]]:
                         end_point=point + taken,
                         first_shot=first,
                         end_shot=end,
-                        seed=_seed(load.seed, number, point),
+                        seed=_seed(load, number, point),
                     )
                 )
                 point += taken
@@ -97,10 +102,16 @@ def divide(loads: Sequence[PubLoad], parts: int) -> list[tuple[PubBlock, ...]]:
     return [tuple(blocks) for blocks in divided]
 
 
-def _seed(seed: int, number: int, point: int) -> int:
-    """Return a block's seed. Points count on as Aer's do, in every block of shots alike."""
-    if number:
-        digest = hashlib.blake2b(f"shots:{number}".encode(), digest_size=8).digest()
+def _seed(load: PubLoad, number: int, point: int) -> int:
+    """Return a block's seed. Points count on as Aer's do, in every block of shots alike.
+
+    Aer gives shot k the seed s + k, so that nearly all shots of seed s + 1 were those of seed s.
+    What keeps neighbours apart follows from the remainder, which all points of a seed share.
+    """
+    seed = load.seed
+    if load.is_drawn:
+        text = f"shots:{number}:{seed % SEED_STRIDE}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
         seed += int.from_bytes(digest, "big") >> 1
     return (seed + SEED_STRIDE * point) % SEEDS
 

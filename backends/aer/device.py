@@ -20,7 +20,7 @@ from backends.quality_windows import is_provisional
 __all__ = ["TaskTimes", "device_facts", "device_target", "join_parts", "timeline"]
 
 # The ideal simulator never changes; a new revision would mean that equal seeds give new counts.
-_IDEAL = Calibration(id="ideal-2", taken_at=datetime(2026, 1, 1, tzinfo=UTC))
+_IDEAL = Calibration(id="ideal-3", taken_at=datetime(2026, 1, 1, tzinfo=UTC))
 
 _SAMPLED = frozenset({"sampler"})
 _EXACT = frozenset({"sampler", "estimator"})

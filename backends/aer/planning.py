@@ -111,6 +111,7 @@ class Planner:
         return PubLoad(
             points=points,
             shots=shot_blocks(shots) if drawn else ((0, shots),),
+            is_drawn=drawn,
             seed=secrets.randbits(31) if pub.seed is None else pub.seed,
             seconds=pub_seconds(method, traits, points=points, shots=shots, runs=runs),
         )

@@ -225,7 +225,9 @@ def test_a_part_never_sent_is_taken_over(tmp_path, heard):
     ours, theirs = socket.socketpair()
     payload = bell(repeats=4)
     facts = {"ends_at": None}
-    load = PubLoad(points=1, shots=((0, payload.pubs[0].shots),), seed=1, seconds=1.0)
+    load = PubLoad(
+        points=1, shots=((0, payload.pubs[0].shots),), is_drawn=False, seed=1, seconds=1.0
+    )
     message = TaskMessage(
         tag="split",
         payload=payload,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ def random_loads(rng):
         PubLoad(
             points=rng.randint(1, 40),
             shots=shot_blocks(rng.choice([1, 7, 128, 129, 300, 5000])),
+            is_drawn=True,
             seed=rng.randrange(2**63),
             seconds=rng.choice([0.0, 0.01, 1.0, 30.0]),
         )
@@ -55,8 +58,8 @@ def test_every_point_and_shot_runs_once_with_the_same_seed_in_any_number_of_part
 @pytest.mark.parametrize("parts", [2, 3, 7])
 def test_parts_take_about_equally_long(parts):
     loads = [
-        PubLoad(points=20, shots=shot_blocks(500), seed=1, seconds=9.0),
-        PubLoad(points=1, shots=shot_blocks(3000), seed=2, seconds=3.0),
+        PubLoad(points=20, shots=shot_blocks(500), is_drawn=True, seed=1, seconds=9.0),
+        PubLoad(points=1, shots=shot_blocks(3000), is_drawn=True, seed=2, seconds=3.0),
     ]
     piece_s = max(load.seconds / load.pieces for load in loads)
     divided = divide(loads, parts)
@@ -83,11 +86,28 @@ def test_blocks_of_shots_are_equal_and_shorter_than_the_distance_between_points(
 
 def test_points_that_are_cut_off_go_on_with_the_same_seeds():
     """The broker cuts points off a PUB and gives the rest the seed of its first point."""
-    whole = PubLoad(points=9, shots=shot_blocks(400), seed=77, seconds=1.0)
-    rest = PubLoad(points=5, shots=shot_blocks(400), seed=77 + 2113 * 4, seconds=1.0)
+    whole = PubLoad(points=9, shots=shot_blocks(400), is_drawn=True, seed=77, seconds=1.0)
+    rest = replace(whole, points=5, seed=77 + 2113 * 4)
     of_whole, of_rest = seeds_of_shots([whole], 2), seeds_of_shots([rest], 2)
     for (pub, point, first, end), seed in of_rest.items():
         assert of_whole[pub, point + 4, first, end] == seed
+
+
+@pytest.mark.parametrize("dice", range(20))
+def test_no_shot_of_one_seed_is_a_shot_of_a_near_one(dice):
+    """Aer gives shot k of a block the block's seed plus k."""
+    first = random.Random(dice).randrange(2**62)
+    taken = set()
+    for seed in (first, first + 1, first + 2, first + 300):
+        load = PubLoad(points=3, shots=shot_blocks(400), is_drawn=True, seed=seed, seconds=1.0)
+        of_shots = {
+            block_seed + shot
+            for (_, _, start, end), block_seed in seeds_of_shots([load], 2).items()
+            for shot in range(end - start)
+        }
+        assert len(of_shots) == 3 * 400
+        assert not taken & of_shots
+        taken |= of_shots
 
 
 def native(points_too=True):
@@ -138,6 +158,16 @@ def run(folder, payload, options):
         return backend.result(task)
     finally:
         backend.close()
+
+
+def test_neighbouring_seeds_draw_other_trajectories(tmp_path, dense_site):
+    def bits(seed):
+        payload = SamplerPayload.coerce([(native(), [1.5], 100)], seed=seed)
+        options = {"profile": dense_site, "method": "statevector"}
+        drawn = run(tmp_path / str(seed), payload, options).native[0].data.meas
+        return Counter(drawn.get_bitstrings())
+
+    assert (bits(5) & bits(6)).total() < 20
 
 
 @pytest.mark.slow
