@@ -162,11 +162,14 @@ def _check_labels(
             remedy += (
                 f": move the first column there, whose labels are {' and '.join(sorted(first))}"
             )
-        elif 2 < len(counts) <= _FEW_LABELS:
+        elif len(counts) == 1:
+            remedy += ": add signals with another label, or move the column of labels there"
+        elif len(counts) <= _FEW_LABELS:
             remedy += ": join the others to one label, or leave them out"
-        raise InputError(
-            f"{path}: the labels in the last column are {shown}{' …' if len(counts) > 6 else ''}{remedy}"
-        )
+        found = f"labels in the last column are {shown}{' …' if len(counts) > 6 else ''}"
+        if len(counts) == 1:
+            found = f"label in the last column is {shown} for all {len(rows)} signals"
+        raise InputError(f"{path}: the {found}{remedy}")
     if min(counts.values()) < LEAST_OF_A_CLASS:
         rare = min(counts, key=counts.__getitem__)
         raise InputError(
@@ -179,6 +182,10 @@ def _rows(path: Path) -> list[tuple[SourceLine, list[str]]]:
     """Return the lines of signals with their cells."""
     lines = [line for line in read_lines(path) if _is_signal(line)]
     rows = [(line, _cells(line)) for line in lines]
+    if rows and not any(_is_number(cell) for _, cells in rows for cell in cells[:-1]):
+        raise rows[0][0].error(
+            f"{_NUMBERS}; no cell before the last column of any line is a number"
+        )
     if rows and len(rows[0][1]) > 1 and not any(map(_is_number, rows[0][1][:-1])):
         _check_names(*rows[0])
         rows = rows[1:]  # it names the columns
