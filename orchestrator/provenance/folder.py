@@ -21,6 +21,9 @@ from orchestrator.runs import StageSpan
 
 __all__ = ["FolderError", "RunFolder"]
 
+# What a run replaces at its end; it only appends to its log and its list of stages.
+_REPLACED = ("result.json", "report.html", "plot.png", "plot.svg", "gantt.png")
+
 
 class FolderError(ValueError):
     """The run's folder cannot be used; nothing in it was changed."""
@@ -36,13 +39,18 @@ class RunFolder:
         self._writing = threading.Lock()
 
     def check(self) -> None:
-        """Raise `FolderError` if the folder cannot be made or written; make nothing."""
+        """Raise `FolderError` if the folder cannot be made or written; make nothing.
+
+        Neither can one with files that no run wrote and this one would replace.
+        """
         try:
             place = next(p for p in (self.path, *self.path.parents) if p.exists())
             if not place.is_dir():
                 fault = f"{place} is not a folder"
             elif not os.access(place, os.W_OK | os.X_OK):
                 fault = f"{place} is not writable"
+            elif own := _unrecorded_file(self.path):
+                fault = f"it has a file {own} that no run wrote, and the run would replace it"
             else:
                 return
         except OSError as error:  # a folder above that one may not enter, a name that is too long
@@ -146,6 +154,13 @@ class RunFolder:
                 f"cannot write {self.path / name}: {error.strerror}; correct that and "
                 "continue the run under its id, which repeats nothing that has ended"
             ) from error
+
+
+def _unrecorded_file(path: Path) -> str | None:
+    """Return the first file named like a run's where no run is recorded, None if there is none."""
+    if (path / "run.json").exists():
+        return None  # whose, `open` checks
+    return next((name for name in _REPLACED if os.path.lexists(path / name)), None)
 
 
 def _opened_to_append(path: Path) -> IO[str]:

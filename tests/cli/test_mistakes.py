@@ -207,6 +207,19 @@ def nobody() -> Iterator[None]:
             os.seteuid(0)
 
 
+def test_a_user_s_own_files_in_the_output_folder_stop_a_run_before_its_start(
+    hpcqc, tmp_path
+) -> None:
+    (tmp_path / "exist").mkdir()
+    own = tmp_path / "exist" / "report.html"
+    own.write_text("mine")
+    said = hpcqc("run", "flows.maxcut", "--no-agent", "--out", "exist")
+    assert said.code == 2
+    assert re.search(naming(own.parent, own.name, "choose another"), said.paragraph)
+    assert own.read_text() == "mine"
+    assert list(own.parent.iterdir()) == [own]
+
+
 def test_a_folder_below_one_that_may_not_be_entered(tmp_path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir()

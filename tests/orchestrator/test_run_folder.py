@@ -73,6 +73,26 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path) -> None:
     assert (tmp_path / "run.json").read_text() == "[1, 2]"
 
 
+@pytest.mark.parametrize(
+    "name", ["result.json", "report.html", "plot.png", "plot.svg", "gantt.png"]
+)
+def test_a_file_that_no_run_wrote_is_not_replaced(tmp_path, name) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    RunFolder(tmp_path).check()
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FolderError, match=naming(tmp_path, name, "choose another")):
+        RunFolder(tmp_path).check()
+
+
+def test_a_folder_with_a_run_of_ours_is_written_again(tmp_path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open("r1", "t")
+    folder.write_record(RECORD)
+    folder.write_result(1)
+    folder.close()
+    RunFolder(tmp_path).check()
+
+
 def test_a_folder_that_cannot_be_made(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     folder = RunFolder(tmp_path / "file" / "out")
