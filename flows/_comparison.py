@@ -47,7 +47,9 @@ class Way:
 
     group: of ways that are of one kind, where quantum and classical do not tell kinds apart.
     draws: its figure on resamples of the items, if the other ways of the comparison have theirs on
-    the same resamples: see `resampled`. The difference of two ways then has an error of its own.
+    the same resamples: see `resampled`. by_seed: its figure with each seed of the training, if the
+    other ways have theirs with the same seeds. With either, the difference of two ways has an error
+    of its own.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Way:
     is_quantum: bool = False
     group: str = ""
     draws: tuple[float, ...] = ()
+    by_seed: tuple[float, ...] = ()
 
     @property
     def side(self) -> str:
@@ -64,7 +67,9 @@ class Way:
     def lead_over(self, other: Way) -> Figure:
         """Return by how much the figure is larger than another way's."""
         error = math.hypot(self.figure.error, other.figure.error)
-        if self.draws and len(self.draws) == len(other.draws):
+        if self.by_seed and len(self.by_seed) == len(other.by_seed):
+            error = over_seeds(np.subtract(self.by_seed, other.by_seed)).error
+        elif self.draws and len(self.draws) == len(other.draws):
             error = float(np.std(np.subtract(self.draws, other.draws), ddof=1))
         return Figure(value=self.figure.value - other.figure.value, error=error)
 
@@ -146,16 +151,27 @@ def decided(
 ) -> tuple[Way | None, str]:
     """Return the better of two ways, None if they differ within their error, and the sentence for it."""
     lead = one.lead_over(other)
+    paired = _pairing(one, other)
+    difference = f"{Figure(value=abs(lead.value), error=lead.error)} {paired}"
     if round(abs(lead.value), _DIGITS) <= _SIGNIFICANT * lead.error:
         return None, (
             f"Nobody won: {one.name} and {other.name} have the same {measure} within "
-            f"its error, {one.figure} and {other.figure}."
+            f"its error, {one.figure} and {other.figure}{paired and f'; apart by {difference}'}."
         )
     first, second = (one, other) if (lead.value > 0) is higher_is_better else (other, one)
     return first, (
         f"{first.name[0].upper()}{first.name[1:]} won: {measure} {first.figure}, "
-        f"{second.name} {second.figure}."
+        f"{second.name} {second.figure}{paired and f'; ahead by {difference}'}."
     )
+
+
+def _pairing(one: Way, other: Way) -> str:
+    """Return on what two ways were compared in pairs, empty if their errors are independent."""
+    if one.by_seed and len(one.by_seed) == len(other.by_seed):
+        return "with the same seeds"
+    if one.draws and len(one.draws) == len(other.draws):
+        return "on the same data"
+    return ""
 
 
 def over_seeds(values: ArrayLike) -> Figure:
@@ -173,7 +189,10 @@ def bootstrapped(scores: ArrayLike, seed: int) -> Figure:
 
 
 def resampled(
-    statistic: Callable[[NDArray[np.int64]], float], items: int, seed: int
+    statistic: Callable[[NDArray[np.int64]], float],
+    items: int,
+    seed: int,
+    independent: int | None = None,
 ) -> tuple[Figure, tuple[float, ...]]:
     """Return a statistic of items with its bootstrap error, and its values on the resamples.
 
@@ -181,8 +200,11 @@ def resampled(
         statistic: takes the indices of items, some of them several times in a resample.
         items: how many there are.
         seed: of the resamples; equal seeds make equal ones.
+        independent: how many of the items are independent, by default all. Resamples have as many,
+            so that items that overlap do not make errors smaller.
     """
     rng = np.random.default_rng(seed)
-    draws = [statistic(rng.integers(0, items, items)) for _ in range(_RESAMPLES)]
+    size = items if independent is None else independent
+    draws = [statistic(rng.integers(0, items, size)) for _ in range(_RESAMPLES)]
     figure = Figure(value=statistic(np.arange(items)), error=float(np.std(draws, ddof=1)))
     return figure, tuple(draws)

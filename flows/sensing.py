@@ -13,7 +13,8 @@ from a known position, speed and attitude; turn rates are not integrated.
   ``duration`` together. The truth is then that the body rests: its specific force is gravity in the
   mean direction of its own readings, which is partly circular. By default generated drives of a level
   vehicle, whose accelerations are known. A log needs the extra ``hpcqc[sensing]``.
-- ``trials``: how many drives, or parts of the log's rest, which overlap.
+- ``trials``: how many drives, or parts of the log's rest. Where these overlap, errors are those of as
+  many as fit into the rest without.
 - ``rest`` in s, by which the calibrated accelerometer learns its bias; the atoms do not need it.
 - ``duration`` of the navigation in s; ``rate``: interrogations per second.
 - ``atoms`` of an interrogation: shots. ``gravity`` in m/s²; ``seed`` of all that is random.
@@ -52,7 +53,7 @@ from flows._sensing.atoms import (
     updated,
     upper_shares,
 )
-from flows._sensing.logs import Leg, generated, read_log, trials_of
+from flows._sensing.logs import Leg, generated, independent, read_log, trials_of
 from flows._sensing.navigation import Correction, drift, drift_corrected
 from flows._sensing.picture import Course, picture
 from hpcqc import Qpu, checked_by, classical, fan_out, quantum
@@ -115,7 +116,7 @@ def calibrated_fringe(qpu: Qpu, settings: Interrogating) -> Fringe:
     rows = np.repeat(phases[:, None], 3, axis=1)
     sampler = qpu.sampler(default_shots=4 * settings.atoms, seed=settings.seed)
     result = sampler.run([(interferometer(), rows)]).result()
-    return fringe_of(phases, upper_shares(result[0].data.meas))
+    return fringe_of(phases, upper_shares(result[0].data.meas), 4 * settings.atoms)
 
 
 @quantum
@@ -331,7 +332,8 @@ def result(
 ) -> dict[str, Any]:
     """Return what the flow returns, from what its stages found."""
     duration_s = float(min(trial.times[-1] for trial in trials))
-    ways = [_way(name, values[:, -1]) for name, values in apart.items()]
+    apart_count = independent(trials)
+    ways = [_way(name, values[:, -1], apart_count) for name, values in apart.items()]
     comparison = Comparison(
         ways=[way for way in ways if way.name in (ADAPTIVE, FREE, CALIBRATED)],
         measure=f"drift in m after {duration_s:.3g} s",
@@ -373,10 +375,10 @@ def result(
         },
         "summary": [
             f"{comparison.verdict} Both are of a sensor simulation: no atom was measured.",
-            f"{title}; errors are over the trials.",
+            f"{title}; {_of_errors(len(trials), apart_count)}.",
             (
-                f"Contrast of the fringe on this QPU {fringe.contrast.min():.3f} to "
-                f"{fringe.contrast.max():.3f}; adaptive interrogation ended at {1000 * pulse_s:g} ms "
+                f"Contrast of the fringe on this QPU, estimated from shots, {fringe.contrast.min():.3f} to "
+                f"{fringe.contrast.max():.3f} ± {fringe.contrast_error.max():.3f}; adaptive interrogation ended at {1000 * pulse_s:g} ms "
                 "between pulses, as far as the noise of the accelerometer allows."
             ),
             (
@@ -389,10 +391,18 @@ def result(
     }
 
 
-def _way(name: str, ends: _Values) -> Way:
+def _way(name: str, ends: _Values, independent_trials: int) -> Way:
     """Return a way with its mean drift; the resamples of trials are the same for all ways."""
-    figure, draws = resampled(lambda chosen: float(ends[chosen].mean()), len(ends), seed=0)
+    figure, draws = resampled(
+        lambda chosen: float(ends[chosen].mean()), len(ends), 0, independent_trials
+    )
     return Way(name=name, figure=figure, draws=draws, is_quantum=name == ADAPTIVE)
+
+
+def _of_errors(trials: int, apart: int) -> str:
+    if apart == trials:
+        return "errors are over the trials"
+    return f"they overlap: errors are those of {apart}, as many as fit without"
 
 
 def _share(lost: float | None) -> float | None:
@@ -403,7 +413,7 @@ def _caveat(source: str) -> str:
     if source.startswith("the rest"):
         return (
             "The truth of a log is that its body rests, with gravity in the mean direction of its own "
-            "readings: it is partly circular, and the trials overlap."
+            "readings: it is partly circular."
         )
     return (
         "Drives, readings and atoms are generated; a real sensor has dead times, laser noise and "

@@ -42,10 +42,14 @@ _STEPS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fringe:
-    """The share of atoms in the upper state: offset − contrast / 2 · cos φ, on each axis (3,)."""
+    """The share of atoms in the upper state: offset − contrast / 2 · cos φ, on each axis (3,).
+
+    contrast_error: standard error of the contrast, by the shots that it was measured with.
+    """
 
     offset: _Values
     contrast: _Values
+    contrast_error: _Values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +78,17 @@ def upper_shares(measured: Any) -> _Values:
     return np.stack([(words >> axis & 1).mean(axis=-1) for axis in range(3)], axis=-1)
 
 
-def fringe_of(phases: _Values, shares: _Values) -> Fringe:
-    """Fit the fringe of each axis to shares (n, 3) at phases (n,), which cover whole turns evenly."""
+def fringe_of(phases: _Values, shares: _Values, shots: int) -> Fringe:
+    """Fit the fringe of each axis to shares (n, 3) at phases (n,), which cover whole turns evenly.
+
+    Each share is of so many shots, whose noise may let the estimated contrast exceed 1.
+    """
     design = np.column_stack([np.ones_like(phases), -np.cos(phases) / 2])
     (offset, contrast), *_ = np.linalg.lstsq(design, shares)
-    return Fringe(offset=offset, contrast=contrast)
+    fitted = np.clip(design @ np.stack([offset, contrast]), 0.0, 1.0)
+    weights = design[:, 1] ** 2
+    spread = np.sqrt(weights @ (fitted * (1 - fitted)) / shots) / weights.sum()
+    return Fringe(offset=offset, contrast=contrast, contrast_error=spread)
 
 
 def seen(times: _Values, accelerations: _Values, begin_s: float, pulse_s: float) -> _Values:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from flows._inputs import InputError, require_extra
 from orchestrator.wording import counted
 
-__all__ = ["Leg", "Recording", "generated", "read_log", "trials_of"]
+__all__ = ["Leg", "Recording", "generated", "independent", "read_log", "trials_of"]
 
 _Values = NDArray[np.float64]
 
@@ -50,7 +51,8 @@ class Leg:
 
     times: (n,) in s from the beginning of the navigation. read, truth: specific force (n, 3) in m/s²,
     as the accelerometer read it, and as it was. rested: readings of the rest before it (m, 3), whose
-    true specific force was at_rest (3,).
+    true specific force was at_rest (3,). cut_s: when both together begin and end in the log that they
+    were cut out of, None for a drive of its own.
     """
 
     times: _Values
@@ -58,6 +60,7 @@ class Leg:
     truth: _Values
     rested: _Values
     at_rest: _Values
+    cut_s: tuple[float, float] | None = None
 
     @property
     def noise(self) -> _Values:
@@ -198,9 +201,20 @@ def trials_of(
                 truth=np.broadcast_to(force, read.shape).copy(),
                 rested=recording.accelerations[before],
                 at_rest=force,
+                cut_s=(float(begin), float(start + duration_s)),
             )
         )
     return found
+
+
+def independent(legs: Sequence[Leg]) -> int:
+    """Return how many of so many legs can be without an overlap of two: all, if they are no cuts."""
+    cuts = [leg.cut_s for leg in legs if leg.cut_s is not None]
+    if not cuts:
+        return len(legs)
+    long_s = cuts[0][1] - cuts[0][0]
+    whole_s = max(end for _, end in cuts) - min(begin for begin, _ in cuts)
+    return max(1, min(len(legs), int(whole_s / long_s + 1e-9)))
 
 
 def _longest_rest(recording: Recording) -> tuple[float, float]:

@@ -99,3 +99,27 @@ def test_the_record_of_a_comparison_is_json():
         "value": 0.9,
         "error": 0.01,
     }
+
+
+def test_the_sentence_has_the_error_of_a_difference_in_pairs():
+    values = np.array([0.30, 0.40, 0.50, 0.60, 0.70])
+    ahead = np.array([0.02, 0.01, 0.02, 0.03, 0.02])
+    ways = [
+        Way(name=name, figure=over_seeds(found), is_quantum=quantum, by_seed=tuple(found))
+        for name, found, quantum in [("a", values + ahead, True), ("b", values, False)]
+    ]
+    won = Comparison(ways=ways, measure="score").verdict
+    assert won.endswith("ahead by 0.0200 ± 0.0032 with the same seeds.")
+    lost = replace(ways[0], by_seed=tuple(values + np.array([0.1, -0.1, 0.1, -0.1, 0.02])))
+    assert "apart by" in Comparison(ways=[lost, ways[1]], measure="score").verdict
+
+
+def test_items_that_overlap_do_not_make_errors_smaller():
+    found = np.repeat(np.random.default_rng(1).normal(size=50), 4)
+
+    def mean(chosen):
+        return float(found[chosen].mean())
+
+    expected = found.std(ddof=1) / math.sqrt(50)
+    assert resampled(mean, 200, 1, 50)[0].error == pytest.approx(expected, rel=0.1)
+    assert resampled(mean, 200, 1)[0].error < 0.6 * expected
