@@ -35,6 +35,11 @@ from flows._inputs import InputError
 
 __all__ = ["Coordinator", "FederationStopped", "Sum"]
 
+_CONTINUE = (
+    "Start the sites again that others started, and the run with the --run-id that it had: it continues"
+    " after its last training"
+)
+
 
 class FederationStopped(InputError):
     """Fewer sites are left than the rule asks for, or a sum is none; no single update was unmasked."""
@@ -256,14 +261,14 @@ class _Asked:
         if len(left) < least or 2 * len(left) <= len(links):
             raise FederationStopped(
                 f"round {self._number}: {len(left)} of {len(links)} sites are left, and the rule asks for "
-                f"at least {least} and more than half; nothing was unmasked. {_told(self._gone)}"
+                f"at least {least} and more than half; nothing was unmasked. {_told(self._gone)}. {_CONTINUE}"
             )
 
     def _check_all(self, wanted: Sequence[str], answered: Mapping[str, Any]) -> None:
         if len(answered) < len(wanted):
             raise FederationStopped(
                 f"round {self._number}: a site vanished after it was settled whose updates are added; "
-                f"the sum stays masked. {_told(self._gone)}"
+                f"the sum stays masked. {_told(self._gone)}. {_CONTINUE}"
             )
 
 

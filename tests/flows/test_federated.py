@@ -106,7 +106,7 @@ def test_a_site_that_vanishes_before_its_update_is_left_out(hall: Hall) -> None:
         (unmasked,) = (said for phase, _, said in hall.members[site].said if phase == "unmask")
         assert list(unmasked["gone"]) == ["two"]
     hall.begin_anew()
-    with pytest.raises(FederationStopped, match=naming("two", 3)):
+    with pytest.raises(FederationStopped, match=naming("two", 3, "--run-id")):
         hall.total(least=3)
 
 
@@ -229,8 +229,9 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Lo
     (folder / "certificates").mkdir()  # an attempt that was killed as it made them
     for left in ("authority.pem", "authority.key", "one.key"):
         (folder / "certificates" / left).touch()
+    qpu = {"backend": "aer", "accepts": ["personal"]}
     with local_sites(
-        folder, data, qpu={"backend": "aer"}, least=2, noise_seed=None, labels=("personal",)
+        folder, data, qpu=qpu, least=2, noise_seed=None, labels=("personal",)
     ) as started:
         yield {one.name: one for one in started}
 
@@ -296,7 +297,7 @@ def test_sites_hang_come_back_and_are_killed_in_the_middle(processes) -> None:
         victim.send_signal(signal.SIGCONT)
         until(lambda: asking.total(task, 24).sites == SITES)
         todo["unmask"] = kill
-        with pytest.raises(FederationStopped, match=naming("two", "stays masked")):
+        with pytest.raises(FederationStopped, match=naming("two", "stays masked", "--run-id")):
             asking.total(task, 24)
         rest = asking.total(task, 24)
         assert (rest.sites, list(rest.gone)) == (("one", "three"), ["two"])
