@@ -22,8 +22,8 @@ __all__ = ["StoredRun", "hold_run", "is_active", "remove_stored", "runs_to_remov
 _DAY_S = 86400.0
 _LOOKS, _LOOK_EVERY_S = 5, 0.01
 # Below the state folder, with a folder for each run: finished units; scripts and output of Slurm
-# jobs; output of programs.
-_FOLDERS = ("units", "slurm", "programs")
+# jobs; output of programs; files and keys of sites that a flow started, which a run that failed leaves.
+_FOLDERS = ("units", "slurm", "programs", "federations")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

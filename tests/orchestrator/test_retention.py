@@ -157,14 +157,15 @@ def test_two_looks_at_once_do_not_see_each_other(state, monkeypatch) -> None:
         assert not is_active(state, "old")
 
 
-def test_the_output_of_programs_goes_with_its_run(isolated_state) -> None:
-    output = isolated_state / "programs" / "ended" / "9f-0.0.out"
+@pytest.mark.parametrize("kind", ["programs", "federations"])
+def test_what_a_run_left_in_a_folder_of_its_own_goes_with_it(isolated_state, kind) -> None:
+    output = isolated_state / kind / "ended" / "inner" / "9f-0.0.out"
     output.parent.mkdir(parents=True)
     output.write_bytes(b"o" * 10)
     (run,) = stored_runs(isolated_state)
     assert (run.id, run.size_bytes) == ("ended", 10)
     assert remove_stored(isolated_state, run)
-    assert not output.parent.exists()
+    assert list((isolated_state / kind).iterdir()) == []
 
 
 def test_the_files_of_slurm_jobs_go_with_their_run(isolated_state) -> None:
