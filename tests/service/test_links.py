@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from backends.hpcqc import create
 from backends.links import Link, LinkRefused
 from backends.links.streams import dial
 from orchestrator.broker.client.http import BrokerRefused, RemoteBroker
+from orchestrator.config.site import LinkTable
 from orchestrator.links.certificates import certify
 from tests.certificates import CLIENT, SERVER, signed
 from tests.errors import naming
@@ -517,7 +519,18 @@ def test_private_keys_are_closed_and_nothing_is_overwritten(tmp_path: Path) -> N
     hpcqc = [sys.executable, "-m", "orchestrator.cli", "links", "certificates", str(tmp_path / "f")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     made = subprocess.run([*hpcqc, "a", "b"], env=environment, capture_output=True, check=True)
-    assert b"[link.a]" in made.stdout
+    blocks = [
+        next(iter(tomllib.loads(block)["link"].items()))
+        for block in made.stdout.decode().strip().split("\n\n")
+    ]
+    assert [(name, "listen" in one, Path(one["key"]).name) for name, one in blocks] == [
+        ("a", True, "a.key"),
+        ("b", False, "a.key"),
+        ("b", True, "b.key"),
+        ("a", False, "b.key"),
+    ]
+    for _, one in blocks:
+        LinkTable.model_validate(one)
     files = {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()}
     assert set(files) == {"a.key", "a.pem", "authority.key", "authority.pem", "b.key", "b.pem"}
     for path in (tmp_path / "f").glob("*.key"):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli.options import Json, path, whole
 from orchestrator.cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from orchestrator.links.certificates import SiteCertificate
 
 __all__ = ["certificates"]
 
@@ -53,5 +56,13 @@ def certificates(
     for one in made:
         say(f"# {one.site}, until {one.until:%Y-%m-%d}: where others connect to it")
         say(f'[link.{one.site}]\nlisten = "0.0.0.0:8443"\nservice = "127.0.0.1:8765"')
-        say(f'certificate = "{one.certificate}"\nkey = "{one.key}"')
-        say(f'authority = "{one.authority}"\n')
+        _say_files(one)
+        other = next((site for site in sites if site != one.site), "OTHER")
+        say(f"# {one.site}: where it connects to another, such as {other}")
+        say(f'[link.{other}]\naddress = "{other}:8443"')
+        _say_files(one)
+
+
+def _say_files(made: SiteCertificate) -> None:
+    say(f'certificate = "{made.certificate}"\nkey = "{made.key}"')
+    say(f'authority = "{made.authority}"\n')
