@@ -17,7 +17,8 @@ patients together and on each hospital's own, all tested on the same patients.
   (``hpcqc-federated-site --help``) answer; the data stay there, so nothing is pooled.
 - ``rounds`` of averaging, ``steps`` of each site in a round; ``seeds``: how many splits, each with
   another quarter for tests; ``seed``: of the first, and of what is invented.
-- ``qubits`` and ``layers`` of the circuit, ``shots`` for each patient; ``batch``: patients of a step.
+- ``qubits`` and ``layers`` of the circuit; ``batch``: patients of a step; ``shots`` for each patient, by
+  which a device and its profile measure. An ideal simulator's values are exact, whatever ``shots``.
 - ``least``: of how many sites a sum is at least. A site that vanishes is left out of the round; with
   fewer left, or not more than half, the flow stops and the round stays masked.
 - ``privacy``: ε of differential privacy (δ = 1e-5) of each patient, against the sites and the
