@@ -27,6 +27,7 @@ __all__ = [
     "GROUP",
     "FlowTarget",
     "TargetError",
+    "decorated_flows",
     "find_target",
     "load_flow",
     "stages_beside",
@@ -135,10 +136,10 @@ def _check_source(text: str, file: Path, attribute: str) -> None:
     if not attribute:
         return
     if attribute not in (names := _bound_names(tree)) and "*" not in names:
-        raise TargetError(_no_such_flow(file.name, attribute, _decorated_flows(tree)))
+        raise TargetError(_no_such_flow(file.name, attribute, decorated_flows(tree)))
 
 
-def _decorated_flows(tree: ast.Module) -> list[str]:
+def decorated_flows(tree: ast.Module) -> list[str]:
     """Return the functions under ``@flow`` or ``@prefect.flow``, with arguments or without."""
     return [
         node.name

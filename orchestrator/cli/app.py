@@ -29,6 +29,7 @@ from orchestrator.cli.run.report import report
 from orchestrator.cli.run.run import run
 from orchestrator.cli.run.runs import cancel_run, run_logs, runs
 from orchestrator.cli.run.sample import sample
+from orchestrator.cli.run.target_help import TargetCommand
 from orchestrator.cli.site.backends import backends_install, backends_list
 from orchestrator.cli.site.config import config_check, config_show
 from orchestrator.cli.site.doctor import doctor
@@ -48,6 +49,8 @@ _NOUNS = {
     "realtime": "Real-time calls over UDP: decode syndromes while an experiment runs.",
     "agent": "The local agent: Prefect server, broker, Dask and worker, kept running.",
 }
+# Their help describes a flow that is named.
+_OF_FLOWS = {run, estimate, plan, deploy}
 _VERBS = (
     ("run", run),
     ("runs", runs),
@@ -116,7 +119,8 @@ for _name, _help in _NOUNS.items():
     _groups[_parent].add_typer(_groups[_name], name=_noun)
 for _name, _function in _VERBS:
     _parent, _, _verb = _name.rpartition(" ")
-    _groups[_parent].command(_verb)(_function)
+    _class = TargetCommand if _function in _OF_FLOWS else None
+    _groups[_parent].command(_verb, cls=_class)(_function)
 
 
 @_groups["backends"].callback(invoke_without_command=True)
