@@ -73,7 +73,7 @@ _GROUPS = {_NETWORK: "network", _LINEAR: "linear model", _PPT: "tomography", _TU
 
 @classical
 def draw(qubits: int, count: int, seed: int) -> RandomStates:
-    """Draw states, half of them entangled."""
+    """Draw states; of all together half are entangled."""
     return drawn(qubits, count, seed)
 
 
