@@ -80,7 +80,9 @@ class Comparison:
 
     measure: what the figures are, as in "accuracy". data: what they were measured on, as a reader
     of the table of all flows knows it; a flow with several data sets has a comparison for each.
-    bound: what no way can do better than, such as a plan with foresight.
+    bound: what no way can do better than, such as a plan with foresight. trained_once: all ways were
+    trained once, and errors are of what was measured alone: how much another training would change
+    is not known, so nobody wins.
     """
 
     ways: Sequence[Way]
@@ -88,6 +90,7 @@ class Comparison:
     higher_is_better: bool = True
     data: str = ""
     bound: Way | None = None
+    trained_once: bool = False
 
     @property
     def winner(self) -> str:
@@ -113,12 +116,14 @@ class Comparison:
         # The flow is about its quantum ways, or where there are none, about those that come first.
         sides = [way.side for way in self.ways]
         ours = "quantum" if "quantum" in sides else sides[0]
-        return decided(
-            self._best(way for way in self.ways if way.side == ours),
-            self._best(way for way in self.ways if way.side != ours),
-            measure=self.measure,
-            higher_is_better=self.higher_is_better,
-        )
+        one = self._best(way for way in self.ways if way.side == ours)
+        other = self._best(way for way in self.ways if way.side != ours)
+        if self.trained_once:
+            return None, (
+                f"Nobody won: {one.name} has {self.measure} {one.figure}, {other.name} {other.figure}, "
+                "both trained once, and another seed of the training may change more than that."
+            )
+        return decided(one, other, measure=self.measure, higher_is_better=self.higher_is_better)
 
     def as_record(self) -> dict[str, Any]:
         """Return the comparison for ``comparisons`` of a flow's result, as `flows` documents it."""

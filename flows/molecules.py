@@ -315,6 +315,7 @@ def result(
         ],
         measure="mean reward",
         data=f"{len(known.smiles)} of {known.title}",
+        trained_once=True,
     )
     best = _best(scores)
     return {

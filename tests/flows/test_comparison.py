@@ -39,6 +39,12 @@ def test_the_verdict_names_the_best_way_of_each_side():
     )
 
 
+def test_nobody_wins_where_training_was_not_repeated():
+    found = replace(compared(0.9, 0.8), trained_once=True)
+    assert found.winner == "neither"
+    assert found.verdict.startswith("Nobody won: quantum kernel has accuracy 0.900 ± 0.010, RBF")
+
+
 def test_ways_of_one_side_leave_the_other_no_chance():
     ways = [Way(name=str(value), figure=Figure(value=value, error=0.1)) for value in (0.5, 0.9)]
     assert Comparison(ways=ways, measure="accuracy").winner == "classical"
