@@ -5,8 +5,8 @@ as ⟨Z⟩. Each candidate for its parameters is one broadcast PUB, whose rows a
 evolution strategy changes the parameters by what candidates cost in simulated weeks of the homes of
 the training, on Dask workers. It starts from parameters that imitate plans with foresight for those
 weeks, found without the QPU. Export earns nothing; the battery is empty at first. Beside it, on the
-other homes, whole years: a small network of as many parameters, trained alike; a plan for the day ahead
-by a linear programme and a forecast; two rules; and, as the bound, a plan with foresight.
+other homes, whole years: a small network of as many parameters, trained alike from five starts, of which
+the cheapest on the homes of the training counts; a plan for the day ahead by a linear programme and a forecast; two rules; and, as the bound, a plan with foresight.
 ``hpcqc run flows.household -p name=value …`` takes:
 
 - ``data``: a folder in the layout of the CityLearn challenge of 2022 (schema.json, Building_*.csv,
@@ -95,7 +95,10 @@ _PUBLISHED_SAVING = 0.644
 _SPREAD, _RATE = 0.1, 0.1
 _EXACT_GENERATIONS, _EXACT_CANDIDATES = 30, 8
 _SAMPLED_GENERATIONS, _SAMPLED_CANDIDATES, _SAMPLED_PRECISION = 3, 4, 0.1
+# From one start a network often ends where it only stores surplus: its output saturates, and small steps
+# change nothing. So it begins several times, imitates less, and takes larger steps.
 _NETWORK_GENERATIONS, _NETWORK_CANDIDATES = 60, 8
+_NETWORK_STARTS, _NETWORK_IMITATION, _NETWORK_SPREAD, _NETWORK_RATE = 5, 8, 0.3, 0.3
 _MOST_CANDIDATES = 200
 
 
@@ -111,7 +114,10 @@ class EvolutionPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmStart:
-    """Weeks of the homes of the training, the states of a table, and where both policies start."""
+    """Weeks of the homes of the training, the states of a table, and where both policies start.
+
+    network: (starts, parameters).
+    """
 
     weeks: Homes
     grid: StateGrid
@@ -139,7 +145,14 @@ def prepare(homes: Homes, seed: int) -> WarmStart:
         weeks=weeks,
         grid=grid,
         circuit=fitted_start(exact_table, CIRCUIT_PARAMETERS, grid, taught, seed),
-        network=fitted_start(network_table, NETWORK_PARAMETERS, grid, taught, seed),
+        network=np.array(
+            [
+                fitted_start(
+                    network_table, NETWORK_PARAMETERS, grid, taught, seed + n, _NETWORK_IMITATION
+                )
+                for n in range(_NETWORK_STARTS)
+            ]
+        ),
     )
 
 
@@ -188,26 +201,31 @@ def evolved_circuit(qpu: Qpu, prepared: WarmStart, plan: EvolutionPlan, spread: 
 
 @classical
 def evolve_network(prepared: WarmStart, seed: int) -> Evolved:
-    """Evolve the network, with twice the generations, on a worker."""
+    """Evolve the network from all its starts, each with twice the generations, on a worker."""
     return evolved_network(prepared, seed)
 
 
 def evolved_network(prepared: WarmStart, seed: int) -> Evolved:
     """Evolve as `evolve_network` does."""
     inputs = prepared.grid.inputs()
-    evolution = Evolution(prepared.network, _NETWORK_CANDIDATES, _SPREAD, _RATE, seed)
-    warm_start = math.inf
-    for generation in range(_NETWORK_GENERATIONS):
-        candidates = evolution.candidates()
-        tables = np.array([network_table(one, inputs) for one in candidates])
-        costs = _costs(prepared, tables)
-        if generation == 0:
-            warm_start = float(costs[0])
-        evolution.learn(candidates, costs.tolist())
+    evolutions = [
+        Evolution(start, _NETWORK_CANDIDATES, _NETWORK_SPREAD, _NETWORK_RATE, seed + n)
+        for n, start in enumerate(prepared.network)
+    ]
+    first: _Values | None = None
+    for _ in range(_NETWORK_GENERATIONS):
+        candidates = [one.candidates() for one in evolutions]
+        tables = np.array([network_table(one, inputs) for one in np.concatenate(candidates)])
+        costs = _costs(prepared, tables).reshape(len(evolutions), -1)
+        first = costs[:, 0] if first is None else first
+        for evolution, asked, found in zip(evolutions, candidates, costs, strict=True):
+            evolution.learn(asked, found.tolist())
+    chosen = int(np.argmin([one.best_cost for one in evolutions]))
+    best = evolutions[chosen]
     return Evolved(
-        table=network_table(evolution.best, inputs),
-        warm_start=warm_start,
-        history=tuple(evolution.history),
+        table=network_table(best.best, inputs),
+        warm_start=math.inf if first is None else float(first[chosen]),
+        history=tuple(best.history),
         rows=0,
     )
 
@@ -420,6 +438,7 @@ def _summary(
             f"On the homes of the training the quantum policy cost {circuit.warm_start:.4f} at its start, "
             f"{circuit.history[-1]:.4f} after {counted(len(circuit.history), 'generation')} with "
             f"{circuit.rows:,} circuits; the network {network.warm_start:.4f}, then "
-            f"{network.history[-1]:.4f}. Both began by imitating plans with foresight."
+            f"{network.history[-1]:.4f}, the cheapest of {_NETWORK_STARTS} starts; the circuit had one. Both began "
+            "by imitating plans with foresight."
         ),
     ]
