@@ -302,7 +302,7 @@ def test_generated_homes_are_controlled(
     assert max(costs["quantum policy"], costs["small network"]) < 0.9
     assert result["trained_on"] == ["home 1", "home 2"]
     assert result["tested_on"] == ["home 3", "home 4", "home 5"]
-    assert result["history"][-1] <= result["warm_start"]
+    assert result["history"][-1] <= result["warm_start"] + 1e-9
     assert result["circuits"] == len(result["history"]) * 3 * 24 * 15
     (comparison,) = result["comparisons"]
     winners = {"quantum": "Quantum policy won", "neither": "Nobody won"}
