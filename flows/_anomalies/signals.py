@@ -213,8 +213,9 @@ def _cells(line: SourceLine) -> list[str]:
 
 def _check_names(line: SourceLine, names: Sequence[str]) -> None:
     """Raise `InputError` if names of columns say that the label is not the last one."""
+    is_named = names[-1].lower() in _LABEL_NAMES  # then a y before it is a feature
     for column, name in enumerate(names[:-1], 1):
-        if name.lower() in _LABEL_NAMES:
+        if not is_named and name.lower() in _LABEL_NAMES:
             raise line.error(f"the column {name} as the last, in place of {names[-1]}")
         if not name:
             raise line.error(
