@@ -129,3 +129,13 @@ def test_items_that_overlap_do_not_make_errors_smaller():
     expected = found.std(ddof=1) / math.sqrt(50)
     assert resampled(mean, 200, 1, 50)[0].error == pytest.approx(expected, rel=0.1)
     assert resampled(mean, 200, 1)[0].error < 0.6 * expected
+
+
+def test_of_equally_good_ways_the_one_without_a_qpu_is_named() -> None:
+    ways = [
+        Way(name="transformer", figure=Figure(value=0.2, error=0.0), is_quantum=True, group="t"),
+        Way(name="variational", figure=Figure(value=0.0, error=0.0), is_quantum=True, group="v"),
+        Way(name="exact", figure=Figure(value=0.0, error=0.0)),
+    ]
+    compared = Comparison(ways=ways, measure="energy", higher_is_better=False)
+    assert compared.verdict.startswith("Exact won")
