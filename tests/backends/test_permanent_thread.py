@@ -36,11 +36,16 @@ print(numbers.count(numbers[0]))
 @pytest.mark.parametrize("guard", ["import backends", "import orchestrator"])
 def test_qiskit_may_be_imported_on_a_thread_that_ends(guard: str) -> None:
     program = IMPORTED_ON_A_THREAD_THAT_ENDS.format(guard=guard)
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 1  # the number of the thread that had loaded it was given again
+    for _ in range(5):
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        # The danger is a later thread with the number of the one that had loaded Qiskit. The
+        # system gives a number again nearly always, not always.
+        if int(done.stdout) > 1:
+            return
+    pytest.fail("no thread had the number of the one that had loaded Qiskit")
 
 
 def test_a_forked_child_may_use_threads_and_qiskit() -> None:
