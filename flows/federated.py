@@ -220,7 +220,7 @@ def _checked(given: Mapping[str, Any]) -> _Inputs:
         files: Mapping[str, Path] = {}
     else:
         folder = Path(given["data"]).expanduser()
-        title = f"hospitals of {folder.resolve().name}"
+        title = f"hospitals ({folder.resolve().name})"
         files = _files(folder)
         _check_number(len(files), given["least"])
         # Read once: a file that changes meanwhile would be of other patients here than at its site.
@@ -391,30 +391,33 @@ def _result(
     found: Mapping[str, Sequence[Mapping[str, Any]]],
     beside: Mapping[str, Sequence[Mapping[str, float]]],
 ) -> dict[str, Any]:
-    figures: dict[str, dict[str, Figure]] = {
-        "federated": {
-            model: over_seeds([one["accuracy"] for one in some]) for model, some in found.items()
-        }
+    accuracies = {
+        "federated": {model: tuple(one["accuracy"] for one in some) for model, some in found.items()}
     }
     for kind in ("pooled", "alone"):
         if inputs.hospitals:
-            figures[kind] = {
-                model: over_seeds([one[kind] for one in some]) for model, some in beside.items()
+            accuracies[kind] = {
+                model: tuple(one[kind] for one in some) for model, some in beside.items()
             }
+    figures = {
+        kind: {model: over_seeds(values) for model, values in some.items()}
+        for kind, some in accuracies.items()
+    }
     comparisons = [
         Comparison(
             ways=[
                 Way(
                     name=f"the {_NAMES[model]}, {kind}",
-                    figure=figure,
+                    figure=figures[kind][model],
                     is_quantum=model == "circuit",
+                    by_seed=values,  # a seed is one split for both models
                 )
-                for model, figure in some.items()
+                for model, values in some.items()
             ],
             measure="accuracy",
             data=f"{inputs.title}, {kind}",
         )
-        for kind, some in figures.items()
+        for kind, some in accuracies.items()
     ]
     untrained = over_seeds([one["untrained"] for one in found["circuit"]])
     home = over_seeds([one["home"] for one in found["logistic"]])

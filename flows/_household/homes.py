@@ -262,7 +262,7 @@ def _checked(
     if not (0 < battery.round_trip <= 1 and battery.capacity > 0 and battery.power > 0):
         raise InputError(f"{path}: {battery}; expected a battery that stores something")
     return Homes(
-        title=f"{len(names)} homes of {path.resolve().name}",
+        title=f"{len(names)} homes ({path.resolve().name})",
         names=names,
         net=net,
         prices=prices,

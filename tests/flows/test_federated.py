@@ -28,8 +28,9 @@ from flows._federated.processes import LocalSite, local_sites
 from flows._federated.site import SiteWork
 from flows._inputs import InputError
 from flows.federated import _checked, federated
+from orchestrator import runs
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.site import LinkTable
+from orchestrator.config.site import LinkTable, Site
 from orchestrator.runs import Run
 from tests.errors import naming
 from tests.flows.federation import SITES, Hall
@@ -48,6 +49,13 @@ def one_hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
 def hall(one_hall: Hall) -> Hall:
     one_hall.reset()
     return one_hall
+
+
+@pytest.mark.usefixtures("run_on")  # which ends the run that is active
+def test_sites_of_others_do_not_work_for_an_estimate(site: Site) -> None:
+    runs.activate(Run(id="dry", site=site, dry=True))
+    with pytest.raises(InputError, match=naming("sites", "estimate without sites")):
+        federated.fn(sites="a,b,c")
 
 
 def test_sums_are_exact_and_single_updates_are_noise(hall: Hall) -> None:
@@ -376,7 +384,7 @@ def test_patients_of_a_folder_are_not_called_invented(tmp_path: Path) -> None:
     usual = {name: one.default for name, one in signature(federated.fn).parameters.items()}
     for index, name in enumerate(("north", "east", "south")):
         (tmp_path / f"{name}.csv").write_text(as_text(generated(index, 60, 1)))
-    assert _checked(usual | {"data": str(tmp_path)}).title == f"hospitals of {tmp_path.name}"
+    assert _checked(usual | {"data": str(tmp_path)}).title == f"hospitals ({tmp_path.name})"
     assert _checked(usual).title == "generated patients"
 
 

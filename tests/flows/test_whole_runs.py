@@ -1,0 +1,173 @@
+"""Each ready flow as a user runs it: it uses what was estimated, and stopped, it ends as if it had not been."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from hpcqc import estimate
+from orchestrator.application.jobs import jobs_of
+from orchestrator.broker.core.views import JobView
+from orchestrator.config.loading import load_site
+from tests.architecture.source import ROOT
+from tests.flows.repeated import differences
+from tests.flows.small_runs import SMALL_RUNS
+from tests.patience import PATIENCE_S
+
+SITE = """
+[qpu.vlq]
+backend = "aer"
+profile = "vlq"
+time_scale = 0
+[compute.local]
+workers = 2
+"""
+# What is measured of this machine.
+MEASURED = ("latency_us", "infrastructure_us", "missed", "summary", "table", "plot")
+# One with a loop of jobs and training between them, one with workers and jobs side by side. The
+# others are run by `make test-all`.
+ALWAYS = ("flows.generative", "flows.dissociation")
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+each_flow = pytest.mark.parametrize(
+    "whole",
+    [
+        pytest.param(name, marks=[] if name in ALWAYS else pytest.mark.campaign)
+        for name in SMALL_RUNS
+    ],
+    indirect=True,
+)
+
+
+def test_every_ready_flow_is_here() -> None:
+    assert SMALL_RUNS.keys() == {one.name for one in entry_points(group="hpcqc.flows")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A run that nobody stopped. result: without what is measured of this machine."""
+
+    flow: str
+    folder: Path
+    seconds: float
+    result: dict[str, Any]
+    jobs: list[JobView]
+
+
+def begin(name: str, run: str, folder: Path) -> subprocess.Popen[str]:
+    """Begin `hpcqc run` in the folder, in a session of its own."""
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in SMALL_RUNS[name].parameters.items()
+    }
+    given = [word for key, text in texts.items() for word in ("-p", f"{key}={text}")]
+    where = ("--site", "site.toml", "--run-id", run, "--out", run)
+    return subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.cli", "run", name, *given, *where],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def result_of(folder: Path, run: str) -> dict[str, Any]:
+    found = json.loads((folder / run / "result.json").read_text())
+    return {key: value for key, value in found.items() if key not in MEASURED}
+
+
+def jobs_in(folder: Path, run: str) -> list[JobView]:
+    return jobs_of(load_site(folder / "site.toml"), run)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    running_prefect_server: Any,
+) -> Ended:
+    name = request.param
+    SMALL_RUNS[name].skip_without_its_extra()
+    folder = tmp_path_factory.mktemp(name.partition(".")[2])
+    (folder / "site.toml").write_text(SITE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_API_URL", running_prefect_server.api_url)
+        began = time.monotonic()
+        process = begin(name, "whole", folder)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    return Ended(
+        flow=name,
+        folder=folder,
+        seconds=time.monotonic() - began,
+        result=result_of(folder, "whole"),
+        jobs=jobs_in(folder, "whole"),
+    )
+
+
+@pytest.mark.slow
+@each_flow
+def test_a_run_uses_what_was_estimated(
+    whole: Ended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("site.toml").write_text(SITE)
+    small = SMALL_RUNS[whole.flow]
+    parameters = small.parameters | small.dry
+    (found,) = estimate(whole.flow, parameters, qpu="vlq", site="site.toml").qpus
+    assert (found.jobs, found.shots) == (len(whole.jobs), sum(job.shots for job in whole.jobs))
+    used = sum(job.usage.qpu_seconds for job in whole.jobs)
+    assert found.qpu_seconds == pytest.approx(used, rel=0.1)
+    assert found.unseeded_jobs == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["site.toml"]  # a dry run writes no file
+
+
+@pytest.mark.slow
+@each_flow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_a_run_that_is_stopped_and_taken_up_again_ends_alike(
+    whole: Ended, number: signal.Signals
+) -> None:
+    run = number.name.lower()
+    share = random.Random(os.environ.get("HPCQC_TEST_MOMENT")).uniform(0.1, 0.9)
+    print(f"stopped after {share:.3f} of {whole.seconds:.1f} s")
+    process = begin(whole.flow, run, whole.folder)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(share * whole.seconds)
+    family = psutil.Process(process.pid).children(recursive=True)
+    if number is signal.SIGKILL:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+    assert not alive
+    if process.returncode != 0:  # it was not faster than the other
+        assert process.returncode == (130 if number is signal.SIGINT else -number), errors
+        assert "Traceback" not in errors
+        assert not (whole.folder / run / "result.json").exists()
+
+    again = begin(whole.flow, run, whole.folder)
+    _, errors = again.communicate(timeout=PATIENCE_S)
+    assert again.returncode == 0, errors
+    assert not differences(whole.result, result_of(whole.folder, run))
+    jobs = jobs_in(whole.folder, run)
+    assert len(jobs) == len(whole.jobs) > 0
+    completed = [task for job in jobs for task in job.tasks if task.state == "completed"]
+    assert len(completed) == sum(len(job.tasks) for job in whole.jobs)
+    assert all(task.starts == 1 for task in completed)
