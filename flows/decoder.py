@@ -331,12 +331,13 @@ def decoder(
         width=settings.width,
         grid=grid_of(experiment.coordinates),
     )
-    given = training_shots.submit(experiment.model_for_even, experiment.detectors, samples, seed)
-    found = answers(experiment)
+    given = training_shots(experiment.model_for_even, experiment.detectors, samples, seed)
     schedule = Schedule(passes=passes, measured_passes=_MEASURED_PASSES, seed=seed, gpu=bool(gpus))
     # Made where it is wanted: the stages of a module are checked against the compute of the site.
     stage = classical(gpus=1)(_learn) if gpus else learn
-    learned = stage(experiment, shape, given.result(), schedule)
+    learning = stage.submit(experiment, shape, given, schedule)
+    found = answers(experiment)  # beside the training, which has one worker
+    learned = learning.result()
     trained = Trained(
         shape=shape,
         weights=learned.weights,

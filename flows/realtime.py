@@ -132,35 +132,33 @@ def realtime(
     settings = _checked(locals())
     kind = cast("ServerKind", decoder)
     experiment = experiment_for(settings, data, seed)
-    known = answers.submit(experiment)
-    trained = None
+    shape = Shape(
+        kind="residual",
+        detectors=experiment.detectors,
+        width=settings.width,
+        grid=grid_of(experiment.coordinates),
+    )
+    learning = None
     if kind == "network":
-        trained = _trained(experiment, settings.width, samples, passes, seed)
+        given = training_shots(experiment.model_for_even, experiment.detectors, samples, seed)
+        schedule = Schedule(passes=passes, measured_passes=_MEASURED_PASSES, seed=seed)
+        learning = learn.submit(experiment, shape, given, schedule)
+    # Beside the training, which has one worker, and before anything is timed.
+    known = answers(experiment)["correlated matching"][::2]
+    trained = None
+    if learning is not None:
+        trained = Trained(
+            shape=shape,
+            weights=learning.result().weights,
+            model=experiment.model_for_even,
+            title=experiment.title,
+        )
     # A dry run asks nobody else's server.
     address = None if current_run().dry else server
     asked = {"streamed": streamed, "timeout_s": timeout_s, "server": address}
     found = stream(experiment, trained, kind, asked)
-    matching = known.result()["correlated matching"][::2][: len(found.answers)]
-    made = result(experiment, kind, found, matching, deadline_us, seed)
+    made = result(experiment, kind, found, known[: len(found.answers)], deadline_us, seed)
     return made | {"qpu_source": settings.source}
-
-
-def _trained(experiment: Experiment, width: int, samples: int, passes: int, seed: int) -> Trained:
-    shape = Shape(
-        kind="residual",
-        detectors=experiment.detectors,
-        width=width,
-        grid=grid_of(experiment.coordinates),
-    )
-    given = training_shots(experiment.model_for_even, experiment.detectors, samples, seed)
-    schedule = Schedule(passes=passes, measured_passes=_MEASURED_PASSES, seed=seed)
-    learned = learn(experiment, shape, given, schedule)
-    return Trained(
-        shape=shape,
-        weights=learned.weights,
-        model=experiment.model_for_even,
-        title=experiment.title,
-    )
 
 
 def _quantiles(times: NDArray[np.float64]) -> dict[str, float | None]:
