@@ -6,6 +6,7 @@ worker may be empty, BEAT is a file to touch while it is well, CREDENTIALS a PEM
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -22,8 +23,10 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     workers, memory, port, beat, credentials = sys.argv[1:]
+    from orchestrator.compute.cluster_process import WORKER_ENVIRONMENT
     from orchestrator.compute.nodes import DaskCredentials, open_cluster
 
+    os.environ.update(WORKER_ENVIRONMENT)  # before the workers start
     pair = DaskCredentials.make()
     pair.write(Path(credentials))
     with open_cluster(int(workers), memory or None, pair.security(), int(port)) as cluster:

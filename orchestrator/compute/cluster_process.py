@@ -17,20 +17,26 @@ from orchestrator.compute.connection import Connection
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["PINNED", "ClusterProcess", "connect", "import_path"]
+__all__ = ["WORKER_ENVIRONMENT", "ClusterProcess", "connect", "import_path"]
 
 _START_S = 120
 _STOP_S = 5
-# One thread per worker: several processes with OpenMP teams each fight over the same cores.
-PINNED = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "RAYON_NUM_THREADS",
-    "PJRT_NPROC",  # of XLA, and so of JAX, whose sums depend on it
-)
+# Of every worker, wherever it runs.
+WORKER_ENVIRONMENT: Mapping[str, str] = {
+    # One thread per worker: several processes with OpenMP teams each fight over the same cores.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "PJRT_NPROC": "1",  # of XLA, and so of JAX, whose sums depend on it
+    # Dask would have glibc return all freed memory above 64 KiB at once. Arrays beyond 128 KiB then
+    # cost a system call and page faults each time: a loop of products of matrices took twice as long.
+    # With these, 32 MiB at the most are kept, and arrays from 16 MiB on are still returned at once.
+    "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
+}
 
 
 @dataclass(eq=False)
@@ -119,7 +125,7 @@ def import_path() -> str:
 def _environment() -> dict[str, str]:
     from orchestrator.config.environment import process_environment
 
-    return {**process_environment(), **dict.fromkeys(PINNED, "1"), "PYTHONPATH": import_path()}
+    return {**process_environment(), **WORKER_ENVIRONMENT, "PYTHONPATH": import_path()}
 
 
 def _first_line(stream: IO[str]) -> str | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.compute.api import Demand
-from orchestrator.compute.cluster_process import PINNED, import_path
+from orchestrator.compute.cluster_process import WORKER_ENVIRONMENT, import_path
 from orchestrator.compute.worker import WorkerSpec
 from orchestrator.config.private import close_to_others, write_private
 from orchestrator.identity import SlurmOwner, slurm_job_name
@@ -288,11 +288,7 @@ class JobFolder:
             requeue=False,  # the run replaces its jobs itself, so that none runs beside its orphan
             prologue=tuple(self.options.prologue),
             modules=tuple(self.options.modules),
-            environment={
-                **dict.fromkeys(PINNED, "1"),
-                "MALLOC_TRIM_THRESHOLD_": "65536",  # what Dask recommends for its workers
-                "PYTHONPATH": import_path(),
-            },
+            environment={**WORKER_ENVIRONMENT, "PYTHONPATH": import_path()},
             extra=tuple(self.options.extra),
         )
 

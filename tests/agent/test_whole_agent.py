@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from orchestrator.agent.folder import AgentFolder
 from orchestrator.agent.processes import marked
+from orchestrator.compute.cluster_process import WORKER_ENVIRONMENT
 from tests.patience import PATIENCE_S, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -303,6 +305,8 @@ def until_more(file: Path, lines: int, story: Callable[[], object]) -> None:
 
 
 def test_units_are_spread_again_when_dask_is_killed(agent):
+    workers = psutil.Process(agent.pid("dask")).children(recursive=True)
+    assert any(one.environ().items() >= WORKER_ENVIRONMENT.items() for one in workers)
     done = agent.flows / "done.txt"
     done.touch()
     agent("deploy", "spread.py:spread")

@@ -11,7 +11,12 @@ import sys
 import psutil
 import pytest
 
-from orchestrator.compute.cluster_process import PINNED, ClusterProcess, connect, import_path
+from orchestrator.compute.cluster_process import (
+    WORKER_ENVIRONMENT,
+    ClusterProcess,
+    connect,
+    import_path,
+)
 from orchestrator.compute.connection import CONNECTION_FILE
 from orchestrator.compute.nodes import free_port
 from orchestrator.compute.worker import WorkerSpec
@@ -43,7 +48,7 @@ def job(scheduler, tmp_path):
 
     def start(**options) -> subprocess.Popen[str]:
         spec = WorkerSpec(folder=folder, pool="shared", interface="lo", **options)
-        environment = {**os.environ, **dict.fromkeys(PINNED, "1"), "PYTHONPATH": import_path()}
+        environment = {**os.environ, **WORKER_ENVIRONMENT, "PYTHONPATH": import_path()}
         started.append(
             subprocess.Popen(
                 [sys.executable, "-P", "-m", "orchestrator.compute.worker", *spec.arguments()],
@@ -177,7 +182,7 @@ def test_scheduler_and_workers_listen_on_the_ports_of_the_site_alone(tmp_path) -
     try:
         connection = process.connection()
         connection.write(tmp_path)
-        environment = {**os.environ, **dict.fromkeys(PINNED, "1"), "PYTHONPATH": import_path()}
+        environment = {**os.environ, **WORKER_ENVIRONMENT, "PYTHONPATH": import_path()}
         argv = [sys.executable, "-P", "-m", "orchestrator.compute.worker", *spec.arguments()]
         with subprocess.Popen(argv, env=environment) as job, connect(connection) as client:
             until(lambda: len(names(client)) == 2)
