@@ -392,7 +392,9 @@ def _result(
     beside: Mapping[str, Sequence[Mapping[str, float]]],
 ) -> dict[str, Any]:
     accuracies = {
-        "federated": {model: tuple(one["accuracy"] for one in some) for model, some in found.items()}
+        "federated": {
+            model: tuple(one["accuracy"] for one in some) for model, some in found.items()
+        }
     }
     for kind in ("pooled", "alone"):
         if inputs.hospitals:

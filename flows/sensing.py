@@ -319,7 +319,9 @@ def sensing(
     settings = Interrogating(atoms=atoms, rate=rate, seed=seed)
     fringe = calibrated_fringe(settings)
     found = interrogate(runs, fringe, settings)
-    source = "generated drives" if data is None else f"a sensor at rest ({Path(data).resolve().name})"
+    source = (
+        "generated drives" if data is None else f"a sensor at rest ({Path(data).resolve().name})"
+    )
     return result(source, runs, fringe, found, drifts(runs, found))
 
 

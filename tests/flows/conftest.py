@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from threadpoolctl import threadpool_limits
 
 from orchestrator import resources, runs
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.config.compute_tables import ComputeSettings
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 from orchestrator.runs import Run
+
+if TYPE_CHECKING:
+    from tests.flows.federation import Hall
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,3 +82,18 @@ def kept() -> Callable[[dict[str, Any]], dict[str, Any]]:
         return result
 
     return check
+
+
+@pytest.fixture(scope="module")
+def one_hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
+    from tests.flows.federation import Hall  # its links need an extra
+
+    with contextlib.ExitStack() as stack:
+        yield Hall(tmp_path_factory.mktemp("hall") / "links", stack)
+
+
+@pytest.fixture
+def hall(one_hall: Hall) -> Hall:
+    """The sites of a federation, as if nothing had been asked of them yet."""
+    one_hall.reset()
+    return one_hall

@@ -13,7 +13,9 @@ from flows.dissociation import dissociation
 from orchestrator import resources, runs
 from orchestrator.application.jobs import jobs_of
 from orchestrator.broker.core.budgets import BudgetExhausted
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.config.compute_tables import ComputeSettings
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 from orchestrator.runs import Run
 from tests.errors import naming
 

@@ -6,7 +6,6 @@ import json
 import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -37,18 +36,6 @@ from tests.flows.federation import SITES, Hall
 from tests.patience import until
 
 HEART = Path(__file__).resolve().parents[3] / "shared" / "data" / "heart"
-
-
-@pytest.fixture(scope="module")
-def one_hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
-    with ExitStack() as stack:
-        yield Hall(tmp_path_factory.mktemp("hall") / "links", stack)
-
-
-@pytest.fixture
-def hall(one_hall: Hall) -> Hall:
-    one_hall.reset()
-    return one_hall
 
 
 @pytest.mark.usefixtures("run_on")  # which ends the run that is active

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -34,18 +34,6 @@ from orchestrator.links.front import Front, Service, open_port
 from tests.certificates import signed
 from tests.errors import naming
 from tests.flows.federation import SITES, Hall
-
-
-@pytest.fixture(scope="module")
-def one_hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
-    with ExitStack() as stack:
-        yield Hall(tmp_path_factory.mktemp("hall") / "links", stack)
-
-
-@pytest.fixture
-def hall(one_hall: Hall) -> Hall:
-    one_hall.reset()
-    return one_hall
 
 
 class Liar:
