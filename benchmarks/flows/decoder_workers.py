@@ -21,7 +21,7 @@ from flows import decoder as module
 from flows._decoder.experiments import Experiment
 from flows._decoder.matching import TrainingShots
 from hpcqc import classical
-from orchestrator.config.site import ComputeSettings
+from orchestrator.config.compute_tables import ComputeSettings
 from orchestrator.resources import resources
 
 __all__ = ["measure"]

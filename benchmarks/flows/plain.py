@@ -52,10 +52,11 @@ def beside_plain(
     rounds: int = 5,
     profiles: Sequence[str] = (),
     other: str = "the same algorithm as a plain script with Aer, one process",
+    has_goal: bool = True,
 ) -> Row:
     """Time a flow and the plain script in turn, both with the seeds 0, 1, …; no call is cached."""
     seeds = {"flow": iter(range(10**6)), "script": iter(range(10**6))}
-    with scratch_run(name.replace(".", "-"), profiles):
+    with scratch_run("-".join(name.replace(".", " ").split()), profiles):
         ours_s, plain_s = interleaved(
             [lambda: flow(next(seeds["flow"])), lambda: script(next(seeds["script"]))],
             rounds=rounds,
@@ -67,6 +68,6 @@ def beside_plain(
         against=f"{plain_s:.1f} s",
         what=f"{other}; both warm",
         ratio=ours_s / plain_s,
-        goal=f"≤ {GOAL} times",
-        met=ours_s <= GOAL * plain_s,
+        goal=f"≤ {GOAL} times" if has_goal else "stated",
+        met=ours_s <= GOAL * plain_s if has_goal else None,
     )
