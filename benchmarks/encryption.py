@@ -14,7 +14,7 @@ from benchmarks.plain_dask import without_tls
 from benchmarks.rows import Row, timed
 from benchmarks.setting import scratch_run
 from hpcqc import classical, fan_out
-from orchestrator.config.site import ComputeSettings
+from orchestrator.config.compute_tables import ComputeSettings
 from orchestrator.resources import resources
 
 __all__ = ["measure"]

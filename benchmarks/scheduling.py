@@ -24,7 +24,7 @@ from orchestrator.broker.core.policies import Fifo, Weighted
 from orchestrator.broker.core.rules import Calendar, QpuRules, Window
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.runtime.site_rules import qpu_rules
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.simulation.sources import Mix, made_up
 from orchestrator.simulation.study import Study, alone
 from orchestrator.simulation.workload import Workload, on_qpu, with_load

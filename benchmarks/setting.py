@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator import resources, runs
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.config.compute_tables import ComputeSettings
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 from orchestrator.runs import Run
 
 __all__ = ["scratch_run"]

@@ -18,7 +18,7 @@ from benchmarks.rows import Row
 from orchestrator.broker.core.job_request import JobRequest, LeaseWish
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.config.bounds import LeaseBounds
-from orchestrator.config.site import QpuSettings, ScheduleSettings
+from orchestrator.config.qpu_tables import QpuSettings, ScheduleSettings
 
 __all__ = ["measure"]
 

@@ -21,7 +21,7 @@ from prefect import flow
 from benchmarks.rows import Row, interleaved, timed
 from benchmarks.setting import ROOT, scratch_run
 from hpcqc import classical
-from orchestrator.config.site import ComputeSettings
+from orchestrator.config.compute_tables import ComputeSettings
 from orchestrator.runs import Run, current_run
 from orchestrator.slurm import Slurm, SlurmRefused, SlurmUnavailable
 

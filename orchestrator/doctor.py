@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.config.backend_environments import backend_environment
+from orchestrator.config.compute_tables import BatchTable
 from orchestrator.config.environment import variable
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.config.secrets import resolve_secrets
-from orchestrator.config.site import BatchTable, QpuSettings, Site
+from orchestrator.config.site import Site
 from orchestrator.names import EXTENSION_GROUPS, OUR_PACKAGES
 from orchestrator.wording import counted
 

@@ -30,7 +30,7 @@ from orchestrator.broker.core.job_request import JobRequest, LeaseWish
 from orchestrator.broker.core.scheduler import least_task_seconds
 from orchestrator.broker.core.views import JobView, QpuTaskState
 from orchestrator.compute.remote_call import stage_context
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.data_labels import accepted_labels, all_labels, refusal
 from orchestrator.identity import CallStage
 from orchestrator.names import ANY

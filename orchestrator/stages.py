@@ -37,7 +37,7 @@ from orchestrator.compute.remote_call import (
 )
 from orchestrator.config.durations import duration
 from orchestrator.config.environment import silence_telemetry
-from orchestrator.config.site import size_bytes
+from orchestrator.config.values import size_bytes
 from orchestrator.data_labels import all_labels
 from orchestrator.identity import ResultKey
 from orchestrator.names import ANY, EXPECTED, LABEL, is_name

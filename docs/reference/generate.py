@@ -23,19 +23,11 @@ from backends.profiles import Profile, load_profile, shipped
 from docs.reference.table_of_uses import table
 from orchestrator.cli.app import app
 from orchestrator.config.bounds import ChoiceWeights, LeaseBounds, Rate
+from orchestrator.config.broker_tables import BrokerLimits, BrokerSettings
+from orchestrator.config.compute_tables import BatchTable, ComputeTable
 from orchestrator.config.environment import VARIABLES
-from orchestrator.config.site import (
-    BatchTable,
-    BrokerLimits,
-    BrokerSettings,
-    ComputeTable,
-    LinkTable,
-    ProjectTable,
-    QpuTable,
-    ScheduleSettings,
-    SiteTable,
-    WindowSettings,
-)
+from orchestrator.config.qpu_tables import QpuTable, ScheduleSettings, WindowSettings
+from orchestrator.config.site import LinkTable, ProjectTable, SiteTable
 from orchestrator.config.slurm_access import QfwBounds, SlurmAccess
 from orchestrator.provenance import outcome, schema
 from orchestrator.slurm.explain import REASONS

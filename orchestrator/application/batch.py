@@ -30,13 +30,14 @@ from orchestrator.application.slurm_check import check_python
 from orchestrator.application.target import TargetError, target_of
 from orchestrator.arguments import expect
 from orchestrator.broker.runtime.embedded import RunBusy
+from orchestrator.config.compute_tables import BatchTable
 from orchestrator.config.environment import process_environment, variable
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import LAPTOP
 from orchestrator.config.private import write_private
 from orchestrator.config.qrmi import qrmi_resources
 from orchestrator.config.secrets import SecretRef
-from orchestrator.config.site import BatchTable, Coupling, Site
+from orchestrator.config.site import Coupling, Site
 from orchestrator.identity import SlurmOwner, SlurmTag, checked_run_id, slurm_job_name
 from orchestrator.provenance.schema import RecordError, RunRecord, read_record
 from orchestrator.retention import is_active

@@ -11,8 +11,9 @@ from orchestrator.application.target import stages_beside
 from orchestrator.config.backend_environments import backend_environment
 from orchestrator.config.environment import budgets_of
 from orchestrator.config.errors import ConfigError
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.config.secrets import resolve_secrets
-from orchestrator.config.site import QpuSettings, Site
+from orchestrator.config.site import Site
 
 if TYPE_CHECKING:
     from prefect import Flow

@@ -20,7 +20,8 @@ from orchestrator.application.wait import ExpectedWait, expected_wait
 from orchestrator.arguments import expect
 from orchestrator.config.environment import variable
 from orchestrator.config.loading import load_site
-from orchestrator.config.site import QpuSettings, Site
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 from orchestrator.provenance.report import stage_rows
 from orchestrator.wording import counted
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from orchestrator.config.site import QpuSettings
+    from orchestrator.config.qpu_tables import QpuSettings
     from orchestrator.slurm.inventory import Partition
     from orchestrator.slurm.options import WorkerOptions
 

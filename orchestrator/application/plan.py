@@ -40,7 +40,8 @@ from orchestrator.compute.worker_jobs import fits_worker, has_nodes
 from orchestrator.config.environment import variable
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site, lookup
-from orchestrator.config.site import QpuSettings, Site
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 from orchestrator.couplings.models import (
     ClusterModel,
     CouplingPrediction,

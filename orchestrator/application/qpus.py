@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 from backends.simulator import stand_in
 from orchestrator.application.errors import reason
 from orchestrator.config.backend_environments import backend_environment
+from orchestrator.config.broker_tables import BrokerSettings
+from orchestrator.config.compute_tables import ComputeSettings
 from orchestrator.config.loading import load_site
 from orchestrator.config.private import login_name
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.config.secrets import credentials_used, resolve_secrets
-from orchestrator.config.site import BrokerSettings, ComputeSettings, QpuSettings, Site
+from orchestrator.config.site import Site
 from orchestrator.names import ANY
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from orchestrator.application.qpus import target_from_settings
 from orchestrator.arguments import expect, expect_texts
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
-from orchestrator.config.site import QpuSettings, Site
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 from orchestrator.wording import counted
 
 if TYPE_CHECKING:

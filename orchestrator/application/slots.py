@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from orchestrator.application.service import open_service
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.slurm import RemoteLicence, Slurm
 
 if TYPE_CHECKING:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+    from orchestrator.config.compute_tables import ComputeSettings
+    from orchestrator.config.qpu_tables import QpuSettings
+    from orchestrator.config.site import Site
     from orchestrator.slurm import Partition, Slurm
 
 __all__ = ["check_options", "check_python", "check_slurm"]

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.application.service import service_at
-from orchestrator.config.site import QpuSettings, Site
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 
 if TYPE_CHECKING:
     from backends.api import Target

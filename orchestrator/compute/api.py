@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 if TYPE_CHECKING:
     from orchestrator.compute.fanout import Spread
     from orchestrator.compute.remote_call import RemoteFunction, RemoteResult
-    from orchestrator.config.site import ComputeSettings
+    from orchestrator.config.compute_tables import ComputeSettings
 
 __all__ = ["Compute", "ComputeError", "ComputeKind", "ComputeRun", "Demand", "DemandNotMet"]
 

@@ -11,9 +11,10 @@ from orchestrator.compute.api import Compute, ComputeKind, ComputeRun, Demand, D
 from orchestrator.compute.local import DryDask, LocalDask
 from orchestrator.compute.shared import SharedDask
 from orchestrator.compute.slurm import SlurmDask
+from orchestrator.config.compute_tables import COMPUTE_KINDS, ComputeSettings
 from orchestrator.config.durations import duration_text
 from orchestrator.config.environment import shared_cluster
-from orchestrator.config.site import COMPUTE_KINDS, ComputeSettings, Site
+from orchestrator.config.site import Site
 from orchestrator.wording import size_text
 
 __all__ = ["check_demand", "check_fits_one_job", "open_compute", "settings_in_force"]

@@ -17,8 +17,9 @@ from orchestrator.compute.remote_call import (
     packed_call,
     run_packed,
 )
+from orchestrator.config.compute_tables import ComputeSettings
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.site import ComputeSettings, size_bytes
+from orchestrator.config.values import size_bytes
 
 if TYPE_CHECKING:
     from distributed import Client

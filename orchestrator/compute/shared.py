@@ -19,9 +19,9 @@ from orchestrator.compute.remote_call import (
     packed_call,
     run_packed,
 )
+from orchestrator.config.compute_tables import ComputeSettings
 from orchestrator.config.environment import shared_cluster
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.site import ComputeSettings
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -33,8 +33,8 @@ from orchestrator.compute.worker_jobs import (
     fits_worker,
     lacking,
 )
+from orchestrator.config.compute_tables import ComputeSettings
 from orchestrator.config.environment import state_dir
-from orchestrator.config.site import ComputeSettings
 from orchestrator.slurm.allocation import AllocationSteps
 from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.environment import this_job

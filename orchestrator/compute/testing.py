@@ -19,7 +19,7 @@ from orchestrator.compute.remote_call import (
     dump_by_value,
     stage_context,
 )
-from orchestrator.config.site import ComputeSettings
+from orchestrator.config.compute_tables import ComputeSettings
 
 __all__ = ["ComputeConformance"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from backends.child.environment import Environment
 from backends.child.managed import check_not_public, lock_digest, managed_interpreter
 from orchestrator.config.environment import state_dir
-from orchestrator.config.site import MANAGED, QpuSettings
+from orchestrator.config.qpu_tables import MANAGED, QpuSettings
 
 __all__ = ["backend_environment", "environment_identity", "environments_folder"]
 

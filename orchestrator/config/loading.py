@@ -32,7 +32,10 @@ from orchestrator.wording import counted
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from orchestrator.config.site import BrokerSettings, ComputeSettings, QpuSettings, Site
+    from orchestrator.config.broker_tables import BrokerSettings
+    from orchestrator.config.compute_tables import ComputeSettings
+    from orchestrator.config.qpu_tables import QpuSettings
+    from orchestrator.config.site import Site
 
 __all__ = ["BUILT_IN", "FILE_NAME", "LAPTOP", "label_settings", "load_site", "lookup"]
 
@@ -247,7 +250,8 @@ def _refer_to_secrets(raw: Mapping[str, Any], folder: Path) -> None:
 def _site(raw: Mapping[str, Any], source: str, environ: Mapping[str, str] | None) -> Site:
     from pydantic import ValidationError
 
-    from orchestrator.config.site import ComputeSettings, Site, SiteFile
+    from orchestrator.config.compute_tables import ComputeSettings
+    from orchestrator.config.site import Site, SiteFile
 
     try:
         checked = SiteFile.model_validate(raw)
@@ -298,7 +302,7 @@ def _linked(site: Site, qpu: QpuSettings) -> QpuSettings:
 
 def _qpu(name: str, table: BaseModel, source: str) -> QpuSettings:
     """Return a QPU; options with a key of their own in its table join the others."""
-    from orchestrator.config.site import QpuSettings
+    from orchestrator.config.qpu_tables import QpuSettings
 
     stated = dict(table)
     direct = {one.name: stated.pop(one.name) for one in SITE_OPTIONS}
@@ -312,7 +316,7 @@ def _qpu(name: str, table: BaseModel, source: str) -> QpuSettings:
 
 
 def _check_kind(settings: ComputeSettings, source: str) -> None:
-    from orchestrator.config.site import COMPUTE_KINDS
+    from orchestrator.config.compute_tables import COMPUTE_KINDS
 
     if settings.kind in _OWN_COMPUTES:
         return

@@ -12,9 +12,10 @@ from pydantic_core import PydanticCustomError
 
 from backends.suggestions import did_you_mean
 from orchestrator.config.bounds import ConfigTable
+from orchestrator.config.compute_tables import BatchTable, ComputeSettings
 from orchestrator.config.durations import Walltime
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.site import BatchTable, ComputeSettings, size_bytes
+from orchestrator.config.values import size_bytes
 from orchestrator.slurm.script import JobResources
 
 __all__ = ["WorkerOptions", "driver_resources", "worker_options"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.config.private import close_to_others
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.identity import slurm_job_name
 from orchestrator.slurm.client import Slurm

@@ -38,9 +38,9 @@ from orchestrator.application.run_logs import follow_logs
 from orchestrator.application.storage import clean
 from orchestrator.application.target import TargetError
 from orchestrator.broker.runtime.embedded import RunBusy
+from orchestrator.config.compute_tables import BatchTable
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import LAPTOP, load_site
-from orchestrator.config.site import BatchTable
 from orchestrator.identity import ResultKey
 from orchestrator.provenance.record import site_document
 from orchestrator.provenance.schema import (

@@ -9,8 +9,9 @@ import pytest
 
 from orchestrator.application import slurm_check
 from orchestrator.application.slurm_check import check_options, check_python
+from orchestrator.config.compute_tables import ComputeSettings
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.site import ComputeSettings, Site
+from orchestrator.config.site import Site
 from tests.errors import naming
 
 

@@ -24,7 +24,7 @@ from backends.plugins import PluginUnusable
 from backends.registry import describe
 from backends.targets import target_to_json
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from tests.answering import Raw, answering
 from tests.broker.embedded_rooms import bell, call
 

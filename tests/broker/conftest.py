@@ -14,7 +14,7 @@ from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime import embedded
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from tests.broker.embedded_rooms import Open
 
 

@@ -22,7 +22,7 @@ from orchestrator.broker.api.tokens import TokenFile
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.broker import Broker
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from tests.patience import until
 from tests.service.rooms import BorrowingIntake
 

@@ -20,7 +20,7 @@ from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.pacing import Pacing
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.identity import SERVICE_SCOPE, JobId
 from tests.broker.embedded_rooms import bell
 from tests.patience import PATIENCE_S

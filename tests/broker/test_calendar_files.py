@@ -12,7 +12,7 @@ import pytest
 from orchestrator.broker.runtime.calendar_files import closures_of_file
 from orchestrator.broker.runtime.site_rules import check_schedules
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.site import QpuSettings, ScheduleSettings
+from orchestrator.config.qpu_tables import QpuSettings, ScheduleSettings
 from tests.errors import naming
 
 

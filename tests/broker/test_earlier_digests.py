@@ -13,7 +13,7 @@ from backends.payloads import SamplerPayload
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 
 EARLIER = "0123456789abcdef0123456789abcdef"
 CALL = JobRequest(run="r", stage=None, call=0, qpu="q")

@@ -24,7 +24,7 @@ from orchestrator.broker.runtime import event_loop as service
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.pacing import Pacing
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.identity import JobId
 from tests.errors import naming
 from tests.patience import PATIENCE_S

@@ -20,7 +20,7 @@ from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState, replay
 from orchestrator.broker.runtime import qpu_driver as execution
 from orchestrator.broker.runtime.site_rules import qpu_rules
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.identity import JobId, Payer, ProjectAccount
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

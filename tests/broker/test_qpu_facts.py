@@ -17,8 +17,8 @@ from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.pacing import STANDARD_PACING
 from orchestrator.cli.broker.qpus import readiness_facts
 from orchestrator.config.private import login_name
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.config.secrets import SecretRef
-from orchestrator.config.site import QpuSettings
 from tests.patience import PATIENCE_S
 from tests.rehearsed import rehearsed
 

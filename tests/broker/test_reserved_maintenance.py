@@ -20,7 +20,7 @@ from orchestrator.broker.core.views import JobState
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.broker.runtime.grant_watch import GrantState
 from orchestrator.config.loading import LAPTOP, load_site
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.slurm.errors import SlurmUnavailable
 from tests.patience import PATIENCE_S, until

@@ -27,7 +27,7 @@ from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from tests.patience import PATIENCE_S
 
 Q = QpuSettings(name="q", backend="fake")

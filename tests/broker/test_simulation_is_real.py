@@ -22,7 +22,7 @@ from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.site_rules import qpu_rules
-from orchestrator.config.site import QpuSettings, ScheduleSettings
+from orchestrator.config.qpu_tables import QpuSettings, ScheduleSettings
 from orchestrator.identity import SERVICE_SCOPE, JobId, Payer
 from orchestrator.simulation.sources import read_recorded
 from orchestrator.simulation.study import Study

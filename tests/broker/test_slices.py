@@ -15,7 +15,7 @@ from backends.payloads import SamplerPayload
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobView
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
-from orchestrator.config.site import QpuSettings, ScheduleSettings
+from orchestrator.config.qpu_tables import QpuSettings, ScheduleSettings
 from tests.patience import PATIENCE_S
 
 SHOTS = 20_000

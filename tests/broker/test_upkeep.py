@@ -26,7 +26,7 @@ from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.pacing import Pacing
 from orchestrator.config.bounds import Rate
-from orchestrator.config.site import QpuSettings, ScheduleSettings, WindowSettings
+from orchestrator.config.qpu_tables import QpuSettings, ScheduleSettings, WindowSettings
 from orchestrator.identity import SERVICE_SCOPE
 from tests.errors import naming
 from tests.patience import PATIENCE_S

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from orchestrator.broker.core.rules import Calendar, Window
 from orchestrator.broker.runtime.site_rules import windows_between
-from orchestrator.config.site import WindowSettings
+from orchestrator.config.qpu_tables import WindowSettings
 
 
 def at(text: str) -> datetime:

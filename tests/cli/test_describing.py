@@ -20,7 +20,7 @@ from orchestrator.broker.client.models import Health
 from orchestrator.broker.client.status import QpuStatus
 from orchestrator.broker.runtime import site_rules
 from orchestrator.cli.site.qpu import metering_in_words, timing_in_words
-from orchestrator.config.site import COMPUTE_KINDS
+from orchestrator.config.compute_tables import COMPUTE_KINDS
 from orchestrator.doctor import missing_extra
 from orchestrator.names import EXTENSION_GROUPS
 from tests.architecture.source import ROOT

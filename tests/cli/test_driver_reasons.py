@@ -13,7 +13,7 @@ from orchestrator.application.register import note_cancel
 from orchestrator.cli.run import driver as module
 from orchestrator.cli.run.driver import Driver
 from orchestrator.cli.run.progress import Terminal
-from orchestrator.config.site import BatchTable
+from orchestrator.config.compute_tables import BatchTable
 from orchestrator.slurm import SlurmJob, SlurmState, ThisJob
 
 NOW = datetime.now(UTC)

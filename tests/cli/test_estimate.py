@@ -28,8 +28,9 @@ from orchestrator.broker.client.status import QpuStatus
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.cli.run.estimate import wait_text
 from orchestrator.config.bounds import Rate
+from orchestrator.config.broker_tables import BrokerSettings
 from orchestrator.config.loading import load_site
-from orchestrator.config.site import BrokerSettings, QpuSettings, ScheduleSettings, WindowSettings
+from orchestrator.config.qpu_tables import QpuSettings, ScheduleSettings, WindowSettings
 from orchestrator.identity import JobId
 from orchestrator.provenance.schema import RecordedStage
 from tests.cli.conftest import Said

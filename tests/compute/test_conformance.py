@@ -16,8 +16,8 @@ from orchestrator.compute.local import LocalDask
 from orchestrator.compute.nodes import CALM, DaskCredentials
 from orchestrator.compute.shared import SharedDask
 from orchestrator.compute.testing import ComputeConformance
+from orchestrator.config.compute_tables import ComputeSettings
 from orchestrator.config.loading import load_site
-from orchestrator.config.site import ComputeSettings
 from orchestrator.stages import classical, stage_needs
 from tests.errors import naming
 from tests.packages import addition, installed_package

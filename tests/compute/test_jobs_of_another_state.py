@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.compute.reconciler import Reconciler
 from orchestrator.compute.worker_jobs import JobFolder
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.slurm import JobScript, Partition, SlurmJob, SlurmState, owner_of
 from orchestrator.slurm.options import WorkerOptions

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.compute import reconciliation
 from orchestrator.compute.reconciler import Reconciler
 from orchestrator.compute.worker_jobs import JobFolder, allocation
-from orchestrator.config.site import ComputeSettings
+from orchestrator.config.compute_tables import ComputeSettings
 from orchestrator.slurm.errors import SlurmRefused, SlurmUnavailable
 from orchestrator.slurm.options import worker_options
 from orchestrator.slurm.states import SlurmState

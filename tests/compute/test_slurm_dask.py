@@ -12,7 +12,7 @@ from orchestrator.compute.cluster_process import ClusterProcess
 from orchestrator.compute.fanout import Spread
 from orchestrator.compute.remote_call import StageContext
 from orchestrator.compute.slurm import SlurmDask
-from orchestrator.config.site import ComputeSettings
+from orchestrator.config.compute_tables import ComputeSettings
 from orchestrator.identity import SlurmTag
 from orchestrator.slurm.errors import SlurmRefused
 from orchestrator.slurm.states import SlurmState

@@ -14,9 +14,9 @@ from orchestrator.compute.api import Demand, DemandNotMet
 from orchestrator.compute.kinds import check_demand, check_fits_one_job
 from orchestrator.compute.worker import WorkerSpec
 from orchestrator.compute.worker_jobs import JobFolder, allocation, enough_for, fits_worker, lacking
+from orchestrator.config.compute_tables import ComputeSettings
 from orchestrator.config.durations import duration
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.site import ComputeSettings
 from orchestrator.identity import SlurmTag
 from orchestrator.slurm import Partition, impossible
 from orchestrator.slurm.options import WorkerOptions, worker_options

@@ -9,7 +9,9 @@ import pytest
 
 from orchestrator import resources
 from orchestrator.compute.slurm import SlurmDask
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.config.compute_tables import ComputeSettings
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.resources import Resources
 from orchestrator.runs import Run

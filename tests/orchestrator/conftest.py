@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator import resources, runs
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.config.compute_tables import ComputeSettings
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 from orchestrator.runs import Run
 
 

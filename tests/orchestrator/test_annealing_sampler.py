@@ -13,7 +13,9 @@ from backends.api import PayloadRejected
 from backends.testing.annealing import all_samples, random_model
 from hpcqc import AnnealingSampler, BinaryQuadraticModel, open_qpu
 from orchestrator import runs
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.config.compute_tables import ComputeSettings
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 from orchestrator.resources import shutdown
 from orchestrator.runs import Run
 from tests.errors import naming

@@ -18,9 +18,11 @@ from backends.circuits import FrozenCircuit
 from orchestrator import resources, runs
 from orchestrator.broker.client.protocol import DataRefused, NoQpuFits
 from orchestrator.broker.core.choice import QpuNeeds
+from orchestrator.config.compute_tables import ComputeSettings
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 from orchestrator.data_labels import labels_of_project
 from orchestrator.primitives import Sampler
 from orchestrator.provenance.record import recorded_job

@@ -12,8 +12,10 @@ from qiskit import QuantumCircuit
 
 from hpcqc import Sampler, classical, open_qpu, quantum
 from orchestrator import resources, runs
+from orchestrator.config.compute_tables import ComputeSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.config.secrets import SecretRef
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.config.site import Site
 from orchestrator.identity import IdentityError
 from orchestrator.runs import Run
 from tests.errors import naming

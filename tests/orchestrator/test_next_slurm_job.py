@@ -20,7 +20,9 @@ from orchestrator import resources, runs
 from orchestrator.broker.client.protocol import AllocationEnded, WalltimeTooShort
 from orchestrator.broker.core.grants import Grant
 from orchestrator.broker.runtime.grant_watch import GrantState
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.config.compute_tables import ComputeSettings
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.resources import Resources
 from orchestrator.runs import Run

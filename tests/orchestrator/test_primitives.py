@@ -17,7 +17,9 @@ from qiskit.quantum_info import SparsePauliOp
 from backends.api import PayloadRejected
 from hpcqc import Estimator, Sampler, open_qpu
 from orchestrator import resources, runs
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.config.compute_tables import ComputeSettings
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 from orchestrator.provenance.values import json_value
 from orchestrator.resources import shutdown
 from orchestrator.runs import Run

@@ -14,7 +14,9 @@ from hpcqc import Sampler, classical, open_qpu, quantum
 from orchestrator import resources, runs
 from orchestrator.broker.core.views import JobView
 from orchestrator.broker.ledger import Ledger
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.config.compute_tables import ComputeSettings
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 from orchestrator.runs import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]

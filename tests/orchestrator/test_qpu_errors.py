@@ -13,7 +13,9 @@ from backends.api import AccessDenied, BackendError, PayloadRejected, QpuUnavail
 from backends.payloads import SamplerPayload
 from hpcqc import Sampler, open_qpu
 from orchestrator import resources, runs
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.config.compute_tables import ComputeSettings
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 from orchestrator.runs import Run
 from tests.patience import PATIENCE_S
 

@@ -24,7 +24,7 @@ from orchestrator.broker.api.tokens import TokenFile
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.intake import Intake
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from tests.patience import PATIENCE_S
 from tests.service.calls import job_head
 

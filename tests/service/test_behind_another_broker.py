@@ -21,7 +21,7 @@ from orchestrator.broker.client.protocol import JobUncertain
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from tests.patience import PATIENCE_S, until
 from tests.service.calls import bell, call, counts
 from tests.service.conftest import Service, Start

@@ -29,7 +29,8 @@ from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.pacing import Pacing
 from orchestrator.broker.runtime.quotas import StorageFull, TooManyJobs
-from orchestrator.config.site import BrokerLimits, QpuSettings
+from orchestrator.config.broker_tables import BrokerLimits
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.identity import SERVICE_SCOPE, Payer, ProjectAccount
 from tests.errors import naming
 from tests.postgres import PostgresServer

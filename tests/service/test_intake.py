@@ -30,7 +30,7 @@ from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.intake import Intake, IntakeLimits
 from orchestrator.broker.runtime.intake import pool as pool_module
 from orchestrator.broker.runtime.site_rules import qpu_rules
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.identity import JobId
 from tests.errors import naming
 from tests.service.calls import job_head

@@ -19,7 +19,7 @@ import pytest
 from orchestrator.compute.api import ComputeError, ComputeRun, Demand
 from orchestrator.compute.slurm import SlurmDask
 from orchestrator.compute.testing import ComputeConformance
-from orchestrator.config.site import ComputeSettings
+from orchestrator.config.compute_tables import ComputeSettings
 from tests.patience import until
 from tests.worker_jobs import OPTIONS, job_id, ran
 
@@ -235,7 +235,7 @@ from pathlib import Path
 from tests.worker_jobs import OPTIONS, job_id, ran
 from orchestrator.compute.api import ComputeRun
 from orchestrator.compute.slurm import SlurmDask
-from orchestrator.config.site import ComputeSettings
+from orchestrator.config.compute_tables import ComputeSettings
 
 settings = ComputeSettings(name="c", kind="slurm", options=OPTIONS)
 compute = SlurmDask(settings, ComputeRun(id=sys.argv[1], folder=Path(sys.argv[2])))

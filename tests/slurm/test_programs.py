@@ -22,8 +22,8 @@ from orchestrator.compute.remote_call import (
     run_timed,
 )
 from orchestrator.compute.slurm import SlurmDask
+from orchestrator.config.compute_tables import ComputeSettings
 from orchestrator.config.loading import load_site
-from orchestrator.config.site import ComputeSettings
 from orchestrator.programs import guard as guard_module
 from orchestrator.programs import program as program_module
 from orchestrator.slurm import this_job

@@ -17,7 +17,7 @@ import pytest
 from orchestrator.compute.worker_jobs import Allocation
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.slurm import JobResources, JobScript, SlurmRefused
 from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.qpu_jobs import QpuJobs, access_resources

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.slurm.errors import SlurmRefused, SlurmUnavailable
 from orchestrator.slurm.qpu_jobs import QpuJobs

@@ -24,7 +24,7 @@ from orchestrator.broker.core.views import JobState, QpuTaskState
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.broker.runtime.grant_watch import NotGranted
 from orchestrator.config.loading import load_site
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.errors import SlurmRefused

@@ -11,9 +11,9 @@ from distributed import Client, LocalCluster
 from orchestrator.compute.local import LocalDask
 from orchestrator.compute.nodes import DaskCredentials, security_from
 from orchestrator.compute.shared import SharedDask
+from orchestrator.config.compute_tables import ComputeSettings
 from orchestrator.config.environment import SharedCluster, shared_cluster
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.site import ComputeSettings
 from tests.errors import naming
 from tests.strangers.stranger import answers, listening, need_strangers
 

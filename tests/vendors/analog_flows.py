@@ -6,7 +6,9 @@ import secrets
 
 from hpcqc import AnalogSampler, RydbergPulse, Waveform, open_qpu, rydberg_sequence
 from orchestrator import resources, runs
-from orchestrator.config.site import ComputeSettings, QpuSettings, ScheduleSettings, Site
+from orchestrator.config.compute_tables import ComputeSettings
+from orchestrator.config.qpu_tables import QpuSettings, ScheduleSettings
+from orchestrator.config.site import Site
 from orchestrator.runs import Run
 from tests.patience import PATIENCE_S
 

@@ -22,7 +22,9 @@ from orchestrator.broker.client.protocol import JobUncertain
 from orchestrator.broker.core.metered import Metered
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.config.compute_tables import ComputeSettings
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 from orchestrator.runs import Run
 from tests.patience import PATIENCE_S, until
 from tests.rehearsed import RehearsedSite, rehearsed

@@ -16,7 +16,7 @@ from backends.payloads import SamplerPayload
 from orchestrator.broker.client.protocol import JobUncertain
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from tests.patience import PATIENCE_S, until
 from tests.rehearsed import RehearsedSite, rehearsed
 from tests.vendors.environments import interpreter_or_skip

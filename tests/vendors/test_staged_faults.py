@@ -12,7 +12,9 @@ from backends.payloads import SamplerPayload
 from hpcqc import Sampler, open_qpu
 from orchestrator import resources, runs
 from orchestrator.broker.core.views import JobState
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.config.compute_tables import ComputeSettings
+from orchestrator.config.qpu_tables import QpuSettings
+from orchestrator.config.site import Site
 from orchestrator.runs import Run
 from orchestrator.transpile.moves import insert_moves
 from tests.patience import PATIENCE_S, until

@@ -25,7 +25,7 @@ from orchestrator.broker.core.views import JobState, QpuTaskState
 from orchestrator.broker.ledger import Ledger, LedgerError
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.config.backend_environments import environment_identity
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.identity import JobId, reuse_tag
 
 __all__ = ["AT_HAND_BYTES", "BlobStore", "reuse_key", "versions_of"]

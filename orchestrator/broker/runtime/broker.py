@@ -53,10 +53,11 @@ from orchestrator.broker.runtime.grant_watch import Allocations, GrantWatch, Not
 from orchestrator.broker.runtime.intake import Intake
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.broker.runtime.quotas import Quotas
+from orchestrator.config.broker_tables import BrokerLimits
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.private import login_name
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.config.secrets import credentials_used
-from orchestrator.config.site import BrokerLimits, QpuSettings
 from orchestrator.data_labels import (
     accepted_labels,
     all_labels,

@@ -15,7 +15,7 @@ from orchestrator.broker.ledger import LedgerError, LedgerUnwritable
 from orchestrator.broker.runtime.event_loop import EventLoop
 from orchestrator.broker.runtime.site_rules import SETTLING, calendar_of
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 
 __all__ = ["CalibrationWatch"]
 

@@ -34,7 +34,7 @@ from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.event_loop import Commit
 from orchestrator.broker.runtime.grant_watch import Allocations
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.identity import JobId, RunAccount, lock_file_name
 
 __all__ = ["EmbeddedBroker", "Prewarmable", "RunBusy"]

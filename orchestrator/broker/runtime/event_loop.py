@@ -35,7 +35,7 @@ from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.broker.runtime.qpu_driver import QpuDriver, Received
 from orchestrator.broker.runtime.qpu_sessions import LeaseTime
 from orchestrator.broker.runtime.site_rules import qpu_rules
-from orchestrator.config.site import QpuSettings
+from orchestrator.config.qpu_tables import QpuSettings
 from orchestrator.identity import JobId
 
 __all__ = ["Commit", "EventLoop"]

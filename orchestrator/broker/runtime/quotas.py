@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.config.site import BrokerLimits
+from orchestrator.config.broker_tables import BrokerLimits
 from orchestrator.identity import JobId
 
 __all__ = ["PerUserSemaphore", "Quotas", "StorageFull", "TooManyJobs"]

@@ -15,7 +15,7 @@ from orchestrator.broker.core.policies import POLICIES, Policy, make_policy
 from orchestrator.broker.core.rules import Calendar, QpuRules, Window
 from orchestrator.broker.runtime.calendar_files import closures_of_file
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.site import QpuSettings, WindowSettings
+from orchestrator.config.qpu_tables import QpuSettings, WindowSettings
 from orchestrator.data_labels import accepted_labels
 
 __all__ = [

@@ -13,7 +13,8 @@ from orchestrator.cli.options import Json, Settings, SiteFile, path
 from orchestrator.cli.output import print_error, print_json, say
 
 if TYPE_CHECKING:
-    from orchestrator.config.site import BrokerLimits, Site
+    from orchestrator.config.broker_tables import BrokerLimits
+    from orchestrator.config.site import Site
 
 __all__ = ["config_check", "config_lines", "config_show"]
 
@@ -152,7 +153,7 @@ def _link_lines(link: Mapping[str, Any]) -> list[str]:
 
 def _limit_lines(limits: BrokerLimits) -> list[str]:
     """Return the table of limits; nothing if they are the usual ones."""
-    from orchestrator.config.site import BrokerLimits
+    from orchestrator.config.broker_tables import BrokerLimits
 
     if limits == BrokerLimits():
         return []

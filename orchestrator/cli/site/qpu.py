@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from backends.api import Target
     from backends.metering import Metering
     from backends.timing import TimingModel
-    from orchestrator.config.site import QpuSettings, Site
+    from orchestrator.config.qpu_tables import QpuSettings
+    from orchestrator.config.site import Site
 
 __all__ = ["metering_in_words", "qpu_list", "qpu_show", "timing_in_words"]
 
