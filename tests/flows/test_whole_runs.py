@@ -108,15 +108,15 @@ def whole(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", running_prefect_server.api_url)
         began = time.monotonic()
-        process = begin(name, "whole", folder)
+        process = begin(name, f"{folder.name}-whole", folder)
         _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     return Ended(
         flow=name,
         folder=folder,
         seconds=time.monotonic() - began,
-        result=result_of(folder, "whole"),
-        jobs=jobs_in(folder, "whole"),
+        result=result_of(folder, f"{folder.name}-whole"),
+        jobs=jobs_in(folder, f"{folder.name}-whole"),
     )
 
 
@@ -130,7 +130,8 @@ def test_a_run_uses_what_was_estimated(
     small = SMALL_RUNS[whole.flow]
     parameters = small.parameters | small.dry
     (found,) = estimate(whole.flow, parameters, qpu="vlq", site="site.toml").qpus
-    assert (found.jobs, found.shots) == (len(whole.jobs), sum(job.shots for job in whole.jobs))
+    jobs, shots = len(whole.jobs), sum(job.shots for job in whole.jobs)
+    assert (found.jobs, found.shots) == (jobs, shots)
     used = sum(job.usage.qpu_seconds for job in whole.jobs)
     assert found.qpu_seconds == pytest.approx(used, rel=0.1)
     assert found.unseeded_jobs == 0
@@ -143,17 +144,19 @@ def test_a_run_uses_what_was_estimated(
 def test_a_run_that_is_stopped_and_taken_up_again_ends_alike(
     whole: Ended, number: signal.Signals
 ) -> None:
-    run = number.name.lower()
+    run = f"{whole.folder.name}-{number.name}"
     share = random.Random(os.environ.get("HPCQC_TEST_MOMENT")).uniform(0.1, 0.9)
     print(f"stopped after {share:.3f} of {whole.seconds:.1f} s")
     process = begin(whole.flow, run, whole.folder)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(share * whole.seconds)
-    family = psutil.Process(process.pid).children(recursive=True)
-    if number is signal.SIGKILL:
-        os.killpg(process.pid, number)
-    else:
-        process.send_signal(number)
+    family = []
+    if process.poll() is None:
+        family = psutil.Process(process.pid).children(recursive=True)
+        if number is signal.SIGKILL:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
     _, errors = process.communicate(timeout=PATIENCE_S)
     _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
     assert not alive
@@ -167,7 +170,8 @@ def test_a_run_that_is_stopped_and_taken_up_again_ends_alike(
     assert again.returncode == 0, errors
     assert not differences(whole.result, result_of(whole.folder, run))
     jobs = jobs_in(whole.folder, run)
-    assert len(jobs) == len(whole.jobs) > 0
-    completed = [task for job in jobs for task in job.tasks if task.state == "completed"]
-    assert len(completed) == sum(len(job.tasks) for job in whole.jobs)
-    assert all(task.starts == 1 for task in completed)
+    count, expected = len(jobs), len(whole.jobs)
+    assert count == expected > 0
+    tasks = [task for job in jobs for task in job.tasks]
+    starts = [task.starts for task in tasks if task.state == "completed"]
+    assert starts == [1] * sum(len(job.tasks) for job in whole.jobs)
