@@ -31,9 +31,8 @@ WORKER_ENVIRONMENT: Mapping[str, str] = {
     "VECLIB_MAXIMUM_THREADS": "1",
     "RAYON_NUM_THREADS": "1",
     "PJRT_NPROC": "1",  # of XLA, and so of JAX, whose sums depend on it
-    # Dask would have glibc return all freed memory above 64 KiB at once. Arrays beyond 128 KiB then
-    # cost a system call and page faults each time: a loop of products of matrices took twice as long.
-    # With these, 32 MiB at the most are kept, and arrays from 16 MiB on are still returned at once.
+    # Dask would have glibc return freed memory at once: each array above 128 KiB then costs page
+    # faults, and loops of arithmetic take twice as long (docs/decisions/0081).
     "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
     "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
 }
