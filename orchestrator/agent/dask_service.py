@@ -6,7 +6,6 @@ worker may be empty, BEAT is a file to touch while it is well, CREDENTIALS a PEM
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -25,8 +24,9 @@ def main() -> None:
     workers, memory, port, beat, credentials = sys.argv[1:]
     from orchestrator.compute.cluster_process import WORKER_ENVIRONMENT
     from orchestrator.compute.nodes import DaskCredentials, open_cluster
+    from orchestrator.config.environment import hand_down
 
-    os.environ.update(WORKER_ENVIRONMENT)  # before the workers start
+    hand_down(WORKER_ENVIRONMENT)
     pair = DaskCredentials.make()
     pair.write(Path(credentials))
     with open_cluster(int(workers), memory or None, pair.security(), int(port)) as cluster:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,7 +23,7 @@ from orchestrator.config.loading import load_site
 from tests.architecture.source import ROOT
 from tests.flows.repeated import differences
 from tests.flows.small_runs import SMALL_RUNS
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 
 SITE = """
 [qpu.vlq]
@@ -62,7 +60,6 @@ class Ended:
 
     flow: str
     folder: Path
-    seconds: float
     result: dict[str, Any]
     jobs: list[JobView]
 
@@ -95,6 +92,20 @@ def jobs_in(folder: Path, run: str) -> list[JobView]:
     return jobs_of(load_site(folder / "site.toml"), run)
 
 
+def ended_stages(folder: Path, run: str) -> int:
+    stages = folder / run / "stages.jsonl"
+    return len(stages.read_text().splitlines()) if stages.exists() else 0
+
+
+def ended(folder: Path, run: str) -> int:
+    """Return how many jobs and stages of a run have ended."""
+    try:
+        jobs = jobs_in(folder, run)
+    except ValueError:  # the ledger is being made
+        return 0
+    return sum(job.state.is_final for job in jobs) + ended_stages(folder, run)
+
+
 @pytest.fixture(scope="module")
 def whole(
     request: pytest.FixtureRequest,
@@ -107,14 +118,12 @@ def whole(
     (folder / "site.toml").write_text(SITE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", running_prefect_server.api_url)
-        began = time.monotonic()
         process = begin(name, f"{folder.name}-whole", folder)
         _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     return Ended(
         flow=name,
         folder=folder,
-        seconds=time.monotonic() - began,
         result=result_of(folder, f"{folder.name}-whole"),
         jobs=jobs_in(folder, f"{folder.name}-whole"),
     )
@@ -145,11 +154,15 @@ def test_a_run_that_is_stopped_and_taken_up_again_ends_alike(
     whole: Ended, number: signal.Signals
 ) -> None:
     run = f"{whole.folder.name}-{number.name}"
-    share = random.Random(os.environ.get("HPCQC_TEST_MOMENT")).uniform(0.1, 0.9)
-    print(f"stopped after {share:.3f} of {whole.seconds:.1f} s")
+    steps = ended(whole.folder, f"{whole.folder.name}-whole")
+    moment = random.Random(os.environ.get("HPCQC_TEST_MOMENT")).randrange(steps)
+    print(f"stopped after {moment} of {steps} jobs and stages")
     process = begin(whole.flow, run, whole.folder)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(share * whole.seconds)
+    until(
+        lambda: process.poll() is not None or ended(whole.folder, run) >= moment,
+        lambda: f"{ended(whole.folder, run)} of {moment}",
+        pause_s=0.05,
+    )
     family = []
     if process.poll() is None:
         family = psutil.Process(process.pid).children(recursive=True)
