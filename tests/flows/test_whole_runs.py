@@ -33,8 +33,8 @@ time_scale = 0
 [compute.local]
 workers = 2
 """
-# What is measured of this machine.
-MEASURED = ("latency_us", "infrastructure_us", "missed", "summary", "table", "plot")
+# What is measured of this machine, and certificates of the day.
+MEASURED = ("latency_us", "infrastructure_us", "missed", "links", "summary", "table", "plot")
 # One with a loop of jobs and training between them, one with workers and jobs side by side. The
 # others are run by `make test-all`.
 ALWAYS = ("flows.generative", "flows.dissociation")
