@@ -8,7 +8,7 @@ STAMP       := $(VENV)/.hpcqc-installed
 UV          ?= uv
 PYTEST_ARGS ?=
 
-.PHONY: help venv demo test test-slow test-slurm test-vendors test-all faults lint format bench constraints clean
+.PHONY: help venv demo test test-slow test-slow-1 test-slow-2 test-slurm test-vendors test-all faults lint format bench constraints clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,16 @@ test: lint  ## lint, then every test that is marked neither slow, slurm nor vend
 
 test-slow: $(STAMP)  ## the tests marked slow, without campaigns, Slurm and vendors' software
 	@$(BIN)/pytest -m "slow and not slurm and not vendor and not campaign" $(PYTEST_ARGS)
+
+# The same in two halves that take about as long: most of them wait most of the time.
+HALF := $(addprefix tests/,additions agent application architecture backends broker child cli docs examples)
+
+test-slow-1: $(STAMP)
+	@$(BIN)/pytest -m "slow and not slurm and not vendor and not campaign" $(PYTEST_ARGS) $(HALF)
+
+test-slow-2: $(STAMP)
+	@$(BIN)/pytest -m "slow and not slurm and not vendor and not campaign" $(PYTEST_ARGS) \
+	  $(addprefix --ignore=,$(HALF))
 
 test-slurm: $(STAMP)  ## the tests marked slurm, without campaigns
 	@$(BIN)/pytest -m "slurm and not campaign" $(PYTEST_ARGS)

@@ -77,6 +77,7 @@ __all__ = [
 _Values = NDArray[np.float64]
 
 ADAPTIVE = "simulated hybrid, adaptive"
+_GENERATED = "generated drives"
 FREE, CALIBRATED = "free inertial", "inertial calibrated at rest"
 FIXED_S = (2e-3, 5e-3)
 _PHASES = 16
@@ -319,9 +320,7 @@ def sensing(
     settings = Interrogating(atoms=atoms, rate=rate, seed=seed)
     fringe = calibrated_fringe(settings)
     found = interrogate(runs, fringe, settings)
-    source = (
-        "generated drives" if data is None else f"a sensor at rest ({Path(data).resolve().name})"
-    )
+    source = _GENERATED if data is None else f"a sensor at rest ({Path(data).resolve().name})"
     return result(source, runs, fringe, found, drifts(runs, found))
 
 
@@ -412,7 +411,7 @@ def _share(lost: float | None) -> float | None:
 
 
 def _caveat(source: str) -> str:
-    if source.startswith("the rest"):
+    if source != _GENERATED:
         return (
             "The truth of a log is that its body rests, with gravity in the mean direction of its own "
             "readings: it is partly circular."

@@ -185,6 +185,12 @@ def test_a_run_that_is_stopped_and_taken_up_again_ends_alike(
     jobs = jobs_in(whole.folder, run)
     count, expected = len(jobs), len(whole.jobs)
     assert count == expected > 0
-    tasks = [task for job in jobs for task in job.tasks]
-    starts = [task.starts for task in tasks if task.state == "completed"]
-    assert starts == [1] * sum(len(job.tasks) for job in whole.jobs)
+    # How a job is cut into tasks may differ: that depends on what the broker has measured.
+    assert completed_shots(jobs) == completed_shots(whole.jobs)
+    assert {task.starts for job in jobs for task in job.tasks if task.state == "completed"} == {1}
+
+
+def completed_shots(jobs: list[JobView]) -> list[int]:
+    return sorted(
+        sum(task.shots for task in job.tasks if task.state == "completed") for job in jobs
+    )
