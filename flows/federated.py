@@ -131,6 +131,7 @@ def federate(federation: Federation, training: SiteTraining, rounds: int) -> dic
             "accuracy": float(after[0] / after[1]),
             "untrained": float(before[0] / before[1]),
             "home": float(home[0] / home[1]),
+            "tested": float(after[1]),
             "gone": gone,
             "links": {site: facts.to_plain() for site, facts in sites.facts().items()},
         }
@@ -405,6 +406,9 @@ def _result(
         kind: {model: over_seeds(values) for model, values in some.items()}
         for kind, some in accuracies.items()
     }
+    # A seed is one split for both models, unless a site was away when one of them was tested.
+    tested = {tuple(one["tested"] for one in some) for some in found.values()}
+    paired = {kind for kind in accuracies if kind != "federated" or len(tested) == 1}
     comparisons = [
         Comparison(
             ways=[
@@ -412,7 +416,7 @@ def _result(
                     name=f"the {_NAMES[model]}, {kind}",
                     figure=figures[kind][model],
                     is_quantum=model == "circuit",
-                    by_seed=values,  # a seed is one split for both models
+                    by_seed=values if kind in paired else (),
                 )
                 for model, values in some.items()
             ],

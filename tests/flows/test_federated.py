@@ -26,7 +26,7 @@ from flows._federated.patients import FEATURES, Patients, as_text, generated, pa
 from flows._federated.processes import LocalSite, local_sites
 from flows._federated.site import SiteWork
 from flows._inputs import InputError
-from flows.federated import _checked, federated
+from flows.federated import _checked, _result, federated
 from orchestrator import runs
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.site import LinkTable, Site
@@ -43,6 +43,30 @@ def test_sites_of_others_do_not_work_for_an_estimate(site: Site) -> None:
     runs.activate(Run(id="dry", site=site, dry=True))
     with pytest.raises(InputError, match=naming("sites", "estimate without sites")):
         federated.fn(sites="a,b,c")
+
+
+@pytest.mark.parametrize(
+    ("tested", "won"), [((187.0, 187.0), "classical"), ((187.0, 140.0), "neither")]
+)
+def test_models_are_compared_by_seed_where_they_were_tested_on_the_same_patients(
+    tested: tuple[float, float], won: str
+) -> None:
+    inputs = _checked(
+        {name: one.default for name, one in signature(federated.fn).parameters.items()}
+    )
+    lead = (0.02, 0.03, 0.02, 0.03, 0.02)
+    spread = (0.7, 0.8, 0.9, 0.8, 0.7)
+    usual = {"untrained": 0.5, "home": 0.7, "gone": {}, "links": {}}
+    found = {
+        "logistic": [
+            usual | {"accuracy": value + more, "tested": tested[0]}
+            for value, more in zip(spread, lead, strict=True)
+        ],
+        "circuit": [usual | {"accuracy": value, "tested": tested[1]} for value in spread],
+    }
+    alone = {"pooled": 0.8, "alone": 0.7}
+    result = _result(inputs, found, {"logistic": [alone] * 5, "circuit": [alone] * 5})
+    assert result["comparisons"][0]["won"] == won
 
 
 def test_sums_are_exact_and_single_updates_are_noise(hall: Hall) -> None:
