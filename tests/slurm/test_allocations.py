@@ -96,9 +96,7 @@ def here():
 """
 
 
-@pytest.mark.parametrize(
-    "asked", ["--gres=gpu:2", pytest.param("--gpus=2", marks=pytest.mark.campaign)]
-)
+@pytest.mark.parametrize("asked", ["--gres=gpu:2", "--gpus=2"])
 def test_stages_with_gpus_have_those_of_the_allocation(
     salloc: list[str], slurm: SlurmForTests, asked: str
 ) -> None:

@@ -139,9 +139,7 @@ def test_multiplexed_keeps_its_workers(run) -> None:
     assert purposes(jobs) == ["qpu", "worker", "worker"]
 
 
-@pytest.mark.parametrize(
-    "coupling", [pytest.param("multiplexed", marks=pytest.mark.campaign), "malleable"]
-)
+@pytest.mark.parametrize("coupling", ["multiplexed", "malleable"])
 def test_workers_that_no_stage_shares_are_not_started(run, tmp_path, coupling) -> None:
     own = FLOW.replace("nodes=(1, 2)", "nodes=2").replace(
         "@classical\ndef judge", "@classical(nodes=2)\ndef judge"
@@ -187,14 +185,7 @@ def test_auto_lets_nodes_go_that_would_wait_for_quantum_stages_side_by_side(run,
     assert any(job.ended_at < held[-1].ended_at for job in jobs if job.tag.purpose != "qpu")
 
 
-@pytest.mark.parametrize(
-    "coupling",
-    [
-        pytest.param("multiplexed", marks=pytest.mark.campaign),
-        "malleable",
-        pytest.param("gated", marks=pytest.mark.campaign),
-    ],
-)
+@pytest.mark.parametrize("coupling", ["multiplexed", "malleable", "gated"])
 def test_shared_workers_give_way_to_an_allocation_that_waits_for_their_nodes(
     run, tmp_path, coupling
 ) -> None:

@@ -144,7 +144,7 @@ def test_slurmd_is_killed_with_the_keepers_of_its_jobs(demo: Demo, slurm: SlurmF
         slurm.restart()
 
 
-@pytest.mark.parametrize("granted", [pytest.param(False, marks=pytest.mark.campaign), True])
+@pytest.mark.parametrize("granted", [False, True])
 def test_slurmctld_is_killed_and_started_again(
     demo: Demo, slurm: SlurmForTests, granted: bool
 ) -> None:
@@ -186,9 +186,7 @@ def test_a_run_ends_while_slurmctld_is_away(
     assert "Traceback" not in demo.output
 
 
-@pytest.mark.parametrize(
-    "daemon", ["slurmdbd", pytest.param("mariadb", marks=pytest.mark.campaign)]
-)
+@pytest.mark.parametrize("daemon", ["slurmdbd", "mariadb"])
 def test_the_accounting_is_away(demo: Demo, slurm: SlurmForTests, daemon: str) -> None:
     private(slurm)
     demo.prepare(granted=True)
