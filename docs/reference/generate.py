@@ -26,8 +26,9 @@ from orchestrator.config.bounds import ChoiceWeights, LeaseBounds, Rate
 from orchestrator.config.broker_tables import BrokerLimits, BrokerSettings
 from orchestrator.config.compute_tables import BatchTable, ComputeTable
 from orchestrator.config.environment import VARIABLES
+from orchestrator.config.link_tables import LinkTable
 from orchestrator.config.qpu_tables import QpuTable, ScheduleSettings, WindowSettings
-from orchestrator.config.site import LinkTable, ProjectTable, SiteTable
+from orchestrator.config.site import ProjectTable, SiteTable
 from orchestrator.config.slurm_access import QfwBounds, SlurmAccess
 from orchestrator.provenance import outcome, schema
 from orchestrator.slurm.explain import REASONS

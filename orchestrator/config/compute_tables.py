@@ -1,4 +1,4 @@
-"""`[compute.NAME]` and `[batch]` of a site file: where classical stages and whole flows run."""
+"""Where a site file has classical stages and whole flows run: `[compute.NAME]`, `[batch]`."""
 
 from __future__ import annotations
 

@@ -1,27 +1,28 @@
-"""What a site file may say, and what a site is once it has been read: one model for both."""
+"""A whole site file, and what a site is once it has been read: one model for both."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, Strict, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
 from backends.links import Link
-from backends.links.link import QUANTUM_SAFE, link_name
+from backends.links.link import link_name
 from backends.suggestions import did_you_mean
 from orchestrator.arguments import expect
 from orchestrator.config.bounds import ChoiceWeights, ConfigTable
 from orchestrator.config.broker_tables import BrokerSettings
 from orchestrator.config.compute_tables import BatchTable, ComputeSettings, ComputeTable
 from orchestrator.config.errors import ConfigError
+from orchestrator.config.link_tables import LinkTable
 from orchestrator.config.qpu_tables import QpuSettings, QpuTable
-from orchestrator.config.values import HOST, Label, Line
+from orchestrator.config.values import HOST, Label
 from orchestrator.data_labels import all_labels
 from orchestrator.names import ANY, LINE, PROJECT
 
-__all__ = ["Coupling", "LinkTable", "ProjectTable", "Site", "SiteFile", "SiteTable"]
+__all__ = ["Coupling", "ProjectTable", "Site", "SiteFile", "SiteTable"]
 
 # The couplings of `orchestrator.couplings.policies`, and the choice between them.
 Coupling = Literal["exclusive", "split", "multiplexed", "malleable", "gated", "auto"]
@@ -79,76 +80,6 @@ class ProjectTable(ConfigTable):
         description="where alone the data of its jobs is processed",
         examples=["'EU'"],
     )
-
-
-_ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}$"
-_SERVICE = r"^(unix:.+|(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5})$"
-
-
-class LinkTable(ConfigTable):
-    """`[link.NAME]`: a quantum-safe connection to another site, or the port that other sites use."""
-
-    address: Annotated[str, StringConstraints(pattern=_ADDRESS)] | None = Field(
-        default=None,
-        description="`HOST:PORT` of the other site; `url = 'link:NAME'` in `[broker]`, or in the options "
-        "of a QPU with backend `hpcqc`, then goes there",
-        examples=["'broker.hilltop.example:8443'"],
-    )
-    listen: Annotated[str, StringConstraints(pattern=_ADDRESS)] | None = Field(
-        default=None,
-        description="`HOST:PORT` at which `hpcqc links serve NAME` lets other sites in",
-        examples=["'0.0.0.0:8443'"],
-    )
-    service: Annotated[str, StringConstraints(pattern=_SERVICE)] | None = Field(
-        default=None,
-        description="of a link that listens: `HOST:PORT` or token-only `unix:PATH` of the broker behind it",
-        examples=["'unix:/run/hpcqc-proxy/broker.sock'"],
-    )
-    certificate: Annotated[Path, Strict(False)] = Field(
-        description="PEM file with this site's certificate", examples=["'links/valley.pem'"]
-    )
-    key: Annotated[Path, Strict(False)] = Field(
-        description="PEM file with its private key, which its owner alone can read",
-        examples=["'links/valley.key'"],
-    )
-    authority: Annotated[Path, Strict(False)] = Field(
-        description="PEM file with the authority that certifies the other side",
-        examples=["'links/authority.pem'"],
-    )
-    peers: list[Line] | None = Field(
-        default=None,
-        description="names that the other side's certificate may bear; of a link with `address` its own "
-        "name, if not given, of one that listens any that the authority certified",
-        examples=["['valley']"],
-    )
-    groups: list[Line] = Field(
-        default=list(QUANTUM_SAFE),
-        description="key exchanges that are accepted; any other ends the connection, `[]` accepts all",
-        examples=["['X25519MLKEM768']"],
-    )
-
-    @model_validator(mode="after")
-    def _leads_somewhere(self) -> Self:
-        if (self.address is None) == (self.listen is None):
-            raise ValueError(
-                "give either address, to connect to another site, or listen, to let sites in"
-            )
-        if self.service is not None and self.listen is None:
-            raise ValueError("service belongs to a link that listens")
-        return self
-
-    def named(self, name: str) -> Link:
-        """Return the link of this table under its name."""
-        own = () if self.address is None else (name,)
-        return Link(
-            name=name,
-            address=self.address or "",
-            certificate=self.certificate,
-            key=self.key,
-            authority=self.authority,
-            peers=own if self.peers is None else tuple(self.peers),
-            groups=tuple(self.groups),
-        )
 
 
 # So long that it fits, with its digest and a stage's key, in the stage of a job.

@@ -305,8 +305,10 @@ def until_more(file: Path, lines: int, story: Callable[[], object]) -> None:
 
 
 def test_units_are_spread_again_when_dask_is_killed(agent):
-    workers = psutil.Process(agent.pid("dask")).children(recursive=True)
-    assert any(one.environ().items() >= WORKER_ENVIRONMENT.items() for one in workers)
+    children = psutil.Process(agent.pid("dask")).children(recursive=True)
+    workers = [one for one in children if "spawn_main" in " ".join(one.cmdline())]
+    assert workers
+    assert all(one.environ().items() >= WORKER_ENVIRONMENT.items() for one in workers)
     done = agent.flows / "done.txt"
     done.touch()
     agent("deploy", "spread.py:spread")

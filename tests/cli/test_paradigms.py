@@ -75,10 +75,7 @@ def test_one_graph_is_solved_by_three_paradigms(folder: Path) -> None:
     assert len({json.dumps([one[key] for key in same]) for one in found.values()}) == 1
 
 
-@pytest.mark.parametrize(
-    "qpu",
-    ["gates", *(pytest.param(name, marks=pytest.mark.campaign) for name in ("annealer", "atoms"))],
-)
+@pytest.mark.parametrize("qpu", QPUS)
 def test_a_run_that_was_killed_ends_as_one_that_was_not(
     folder: Path, isolated_state: Path, qpu: str
 ) -> None:

@@ -250,8 +250,7 @@ def test_states_are_judged(
     assert not any(way["is_quantum"] for way in record["ways"])
     assert all(way["name"].endswith(", 3 settings") for way in few["ways"])
     assert "<svg" in result["plot"]
-    if qubits == 2:  # three take long
-        assert entanglement(**parameters) == result
+    assert entanglement(**parameters) == result
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -29,7 +29,8 @@ from flows._inputs import InputError
 from flows.federated import _checked, _result, federated
 from orchestrator import runs
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.site import LinkTable, Site
+from orchestrator.config.link_tables import LinkTable
+from orchestrator.config.site import Site
 from orchestrator.runs import Run
 from tests.errors import naming
 from tests.flows.federation import SITES, Hall

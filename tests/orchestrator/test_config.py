@@ -20,10 +20,11 @@ from orchestrator.config.broker_tables import BrokerLimits, BrokerSettings
 from orchestrator.config.compute_tables import ComputeSettings
 from orchestrator.config.environment import prefect_is_configured, state_dir
 from orchestrator.config.errors import ConfigError
+from orchestrator.config.link_tables import LinkTable
 from orchestrator.config.loading import BUILT_IN, LAPTOP, load_site, lookup
 from orchestrator.config.qpu_tables import QpuSettings, ScheduleSettings, WindowSettings
 from orchestrator.config.secrets import SecretRef, resolve_secrets
-from orchestrator.config.site import LinkTable, Site
+from orchestrator.config.site import Site
 from orchestrator.config.slurm_access import SlurmAccess
 from tests.errors import naming
 

@@ -159,7 +159,6 @@ def test_a_service_outlives_every_payload_that_was_made_to_end_it(start_service:
 
 
 @pytest.mark.slow
-@pytest.mark.campaign
 @pytest.mark.timeout(600)
 def test_a_service_lets_go_of_the_circuits_of_jobs_that_ran(start_service: Start) -> None:
     """Python counts a circuit of megabytes as a few objects, and so collected them late."""

@@ -27,7 +27,7 @@ from backends.hpcqc import create
 from backends.links import Link, LinkRefused
 from backends.links.streams import dial
 from orchestrator.broker.client.http import BrokerRefused, RemoteBroker
-from orchestrator.config.site import LinkTable
+from orchestrator.config.link_tables import LinkTable
 from orchestrator.links.certificates import certify
 from tests.certificates import CLIENT, SERVER, signed
 from tests.errors import naming
