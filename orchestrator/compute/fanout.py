@@ -19,6 +19,7 @@ from orchestrator.compute.remote_call import (
     StageContext,
     dump_by_value,
     isolated_modules,
+    return_freed_memory,
 )
 from orchestrator.identity import Occurrence, UnitKey, units_file_name
 from orchestrator.wording import counted
@@ -65,8 +66,11 @@ class _Unit:
     retries: int
 
     def __call__(self, packed: bytes) -> list[tuple[bool, Any]]:
-        with isolated_modules(self.context.paths):
-            return [self._one(name, item) for name, item in cloudpickle.loads(packed)]
+        try:
+            with isolated_modules(self.context.paths):
+                return [self._one(name, item) for name, item in cloudpickle.loads(packed)]
+        finally:
+            return_freed_memory()
 
     def _one(self, name: str, item: Any) -> tuple[bool, Any]:
         # With one key, equal quantum calls of two units would be one job.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import os
 import pickle
@@ -37,6 +38,7 @@ __all__ = [
     "exhausted",
     "isolated_modules",
     "packed_call",
+    "return_freed_memory",
     "run_packed",
     "run_timed",
     "stage_context",
@@ -272,8 +274,21 @@ def packed_call(remote: RemoteFunction, args: tuple[Any, ...], kwargs: dict[str,
 
 def run_packed(packed: bytes, paths: Sequence[str] = ()) -> RemoteResult:
     """Unpack a call and run it, with the modules in these folders."""
-    with isolated_modules(paths):
-        return run_timed(*cloudpickle.loads(packed))
+    try:
+        with isolated_modules(paths):
+            return run_timed(*cloudpickle.loads(packed))
+    finally:
+        return_freed_memory()
+
+
+def return_freed_memory() -> None:
+    """Return what glibc keeps of freed memory, within 0.02 ms if that is nothing.
+
+    A worker keeps it while a function runs, and would keep all that lies below a block still in use.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
+    if trim is not None:
+        trim(0)
 
 
 def _slurm_job() -> int | None:

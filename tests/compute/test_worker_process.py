@@ -18,7 +18,15 @@ from orchestrator.compute.cluster_process import (
     import_path,
 )
 from orchestrator.compute.connection import CONNECTION_FILE
+from orchestrator.compute.fanout import Spread, fan_out_on
 from orchestrator.compute.nodes import free_port
+from orchestrator.compute.remote_call import (
+    RemoteFunction,
+    StageContext,
+    dump_by_value,
+    packed_call,
+    run_packed,
+)
 from orchestrator.compute.worker import WorkerSpec
 from orchestrator.identity import WorkerName
 from tests.patience import until
@@ -200,3 +208,42 @@ def test_a_range_without_a_free_port_is_an_error() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=str(port)):
             free_port("127.0.0.1", f"{port}-{port}")
+
+
+CONTEXT = StageContext(run="r", key="stage", site=None, qpu=None, keep_dir=None)
+
+
+def resident(_unit: int = 0) -> int:
+    """Return the bytes in memory of this process."""
+    return psutil.Process().memory_info().rss
+
+
+def hoard(_unit: int = 0) -> int:
+    """Free all of many arrays but the last one."""
+    import numpy as np
+
+    arrays = [np.ones(1 << 17) for _ in range(300)]
+    sys.kept = arrays[-1]
+    del arrays[:]
+    return resident()
+
+
+def called(client, function) -> int:
+    packed = packed_call(RemoteFunction(dump_by_value(function), CONTEXT), (), {})
+    return client.submit(run_packed, packed, pure=False).result().value
+
+
+def spread(client, function) -> int:
+    (value,) = fan_out_on(client, function, [0], Spread(context=CONTEXT, turn_of=lambda _: 0))
+    return value
+
+
+@pytest.mark.parametrize("run", [called, spread])
+def test_memory_freed_below_a_block_in_use_is_returned_when_a_function_ends(
+    job, client, run
+) -> None:
+    job()
+    until(lambda: names(client))
+    during = run(client, hoard)
+    left = client.submit(resident).result()
+    assert during - left > 200 << 20
