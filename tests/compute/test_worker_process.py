@@ -240,7 +240,7 @@ def spread(client, function) -> int:
 
 @pytest.mark.parametrize("run", [called, spread])
 def test_memory_freed_below_a_block_in_use_is_returned_when_a_function_ends(
-    job, client, run
+    client, job, run
 ) -> None:
     job()
     until(lambda: names(client))
