@@ -33,7 +33,7 @@ __all__ = [
 _Values = NDArray[np.float64]
 
 MOST_QUBITS = 16
-_SAMPLED_PRECISION = 0.03  # of the weight of all candidates in a circuit
+_SAMPLED_PRECISION = 0.05  # of the weight of all candidates in a circuit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
